@@ -1,0 +1,57 @@
+"""The errors that end a command, each with its exit status."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class FpnasError(Exception):
+    """A failure that the command line reports as one message, without a traceback."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class InputError(FpnasError, ValueError):
+    """Input that cannot be used. Raised before any work starts; exit status 2.
+
+    Args:
+        field: The name the user knows the input by, such as ``SPACE`` or ``data.path``.
+        value: What was given.
+        problem: What is wrong with it, as a clause: ``"is not a known space"``.
+        legal: The legal range or values, when they can be stated.
+        fix: What to do about it.
+    """
+
+    exit_status = 2
+
+    def __init__(self, field: str, value: Any, problem: str, *, legal: str = "", fix: str) -> None:
+        self.field, self.value, self.problem, self.legal, self.fix = (
+            field,
+            value,
+            problem,
+            legal,
+            fix,
+        )
+        message = f"{field}={value} {problem}."
+        if legal:
+            message += f" Legal: {legal}."
+        super().__init__(f"{message} Fix: {fix}.")
+
+
+class DivergedError(FpnasError):
+    """A loss or a weight became NaN or infinite. The last good checkpoint is kept."""
+
+
+class StoppedError(FpnasError):
+    """Stopped by a signal after writing a checkpoint; the same command resumes. Status 75."""
+
+    exit_status = 75
+
+
+def closest(value: str, known: Iterable[str]) -> str:
+    """Returns a hint that names the known values closest to ``value``, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Networks: the weight-sharing supernet, and the stand-alone network of one architecture."""

@@ -1,0 +1,177 @@
+"""The stand-alone network of one architecture.
+
+Only torch is needed to build it and to load its weights.
+Tensor shapes: B pictures, C channels, H height, W width, R splits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fpnas.architecture import Architecture, BlockSpec
+from fpnas.cost import attention_channels
+
+ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "swish": nn.SiLU}
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch normalization, activation."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs),
+            ACTIVATION_LAYERS[activation](inplace=True) if activation else nn.Identity(),
+        )
+
+
+class SplitAttention(nn.Module):
+    """Weights R parallel feature maps by a softmax over them; R = 1 is squeeze-and-excitation.
+
+    Source: the paper's figure of its MBConv block. The hidden width, a quarter of the features,
+    is FBNetV2's.
+    """
+
+    def __init__(self, features: int, splits: int) -> None:
+        super().__init__()
+        self.splits = splits
+        hidden = int(attention_channels(features))
+        self.reduce = nn.Linear(features, hidden)
+        self.expand = nn.Linear(hidden, splits * features)
+
+    def forward(self, branches: list[Tensor]) -> Tensor:
+        """Merges R feature maps of shape (B, C, H, W) into one."""
+        pooled = sum_of(branches).mean(dim=(2, 3))
+        scores = self.expand(F.relu(self.reduce(pooled))).unflatten(1, (self.splits, -1))
+        return merge_branches(branches, scores)
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """Adds tensors of one shape."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def merge_branches(branches: list[Tensor], scores: Tensor) -> Tensor:
+    """Adds the branches (B, C, H, W), each weighted by its scores (B, R, C)."""
+    gates = scores.sigmoid() if len(branches) == 1 else scores.softmax(dim=1)
+    return sum_of(
+        [branch * gates[:, index, :, None, None] for index, branch in enumerate(branches)]
+    )
+
+
+class MBConv(nn.Module):
+    """Inverted residual block with optional Split-Attention.
+
+    1x1 convolution, R parallel depthwise convolutions on the full expanded tensor, attention over
+    them, 1x1 convolution, and a residual where the shapes allow it.
+    """
+
+    def __init__(self, spec: BlockSpec) -> None:
+        super().__init__()
+        self.has_residual = spec.has_residual
+        mid, act = spec.mid_channels, spec.activation
+        self.expand = (
+            ConvNorm(spec.in_channels, mid, 1, activation=act) if spec.expand else nn.Identity()
+        )
+        self.depthwise = nn.ModuleList(
+            ConvNorm(mid, mid, spec.kernel, stride=spec.stride, groups=mid, activation=act)
+            for _ in range(max(spec.splits, 1))
+        )
+        self.attention = SplitAttention(mid, spec.splits) if spec.splits else None
+        self.project = ConvNorm(mid, spec.out_channels, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
+        expanded = self.expand(images)
+        branches = [depthwise(expanded) for depthwise in self.depthwise]
+        merged = branches[0] if self.attention is None else self.attention(branches)
+        projected: Tensor = self.project(merged)
+        return images + projected if self.has_residual else projected
+
+
+def build_block(spec: BlockSpec) -> nn.Module:
+    """Returns the layer of a block; a bypassed block is an identity or a 1x1 convolution."""
+    if spec.is_identity:
+        return nn.Identity()
+    if spec.kernel == 0:
+        return ConvNorm(
+            spec.in_channels, spec.out_channels, 1, stride=spec.stride, activation="relu"
+        )
+    return MBConv(spec)
+
+
+class Network(nn.Module):
+    """The image classifier of an architecture.
+
+    Args:
+        architecture: What to build.
+        num_classes: Width of the classifier.
+        dropout: Probability of dropping a feature before the classifier.
+    """
+
+    def __init__(
+        self, architecture: Architecture, num_classes: int, *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.stem = ConvNorm(
+            3, architecture.stem_channels, 3, stride=architecture.stem_stride, activation="swish"
+        )
+        self.blocks = nn.Sequential(*(build_block(spec) for spec in architecture.blocks()))
+        last = architecture.groups[-1].channels
+        self.head = ConvNorm(last, architecture.head_channels, 1, activation="swish")
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(architecture.head_channels, num_classes)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalized pictures (B, 3, H, W) to logits (B, classes)."""
+        features = self.head(self.blocks(self.stem(images))).mean(dim=(2, 3))
+        logits: Tensor = self.classifier(self.dropout(features))
+        return logits
+
+
+def initialize(module: nn.Module) -> None:
+    """Initializes convolutions for their fan-out and the last linear layer near zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel() // layer.groups
+            nn.init.normal_(layer.weight, std=(2.0 / fan_out) ** 0.5)
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.weight.shape[1] ** -0.5)
+            nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(network: nn.Module, batches: list[Tensor]) -> None:
+    """Replaces running statistics by the cumulative average over fixed batches.
+
+    Args:
+        network: Left in the mode it was in.
+        batches: Normalized pictures, each (B, 3, H, W).
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    training = network.training
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None
+    network.train()
+    for images in batches:
+        network(images)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    network.train(training)
