@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Temperature = Literal["sum", "mean", "ess"]
+from fpnas.search.options import Temperature
 
 
 def adaptive_num_samples(entropy_nats: float, sampling_rate: float, minimum: int = 1) -> int:

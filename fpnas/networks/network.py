@@ -144,6 +144,29 @@ class Network(nn.Module):
         return logits
 
 
+class Classifier(nn.Module):
+    """A network together with the normalization of its inputs: what is deployed.
+
+    Args:
+        network: Maps normalized pictures to logits.
+        mean: Of the training pictures, RGB, 1 being white.
+        std: Standard deviation of the same.
+    """
+
+    def __init__(self, network: Network, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps pictures with values from 0 to 1, (B, 3, H, W), to logits (B, classes)."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
 def initialize(module: nn.Module) -> None:
     """Initializes convolutions for their fan-out and the last linear layer near zero."""
     for layer in module.modules():

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fpnas.errors import DivergedError
-from fpnas.estimator import Temperature, importance_weights
+from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
+from fpnas.search.options import Temperature
 
 Batch = tuple[Tensor, Tensor]
 """Normalized pictures, float32 (B, 3, H, W), and labels, int64 (B,)."""

@@ -17,7 +17,6 @@ from fpnas.cost import CostModel
 from fpnas.distribution import AbstractDistribution
 from fpnas.errors import DivergedError
 from fpnas.estimator import (
-    Temperature,
     adaptive_num_samples,
     architecture_coefficients,
     hinge_cost,
@@ -25,6 +24,7 @@ from fpnas.estimator import (
     surrogate_loss,
 )
 from fpnas.search.evaluator import Evaluator
+from fpnas.search.options import SearchOptions
 from fpnas.space import KERNEL, SearchSpace
 
 HISTORY_COLUMNS = (
@@ -40,41 +40,6 @@ HISTORY_COLUMNS = (
     "skip_rate",
     "over_budget_rate",
 )
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search. What the paper leaves open is marked (ours).
-
-    Attributes:
-        num_steps: Steps of this search.
-        warmup_steps: First steps, in which only the weights are trained (ours).
-        warmup_samples: Architectures drawn in each of them (ours).
-        sampling_rate: The paper's lambda: architectures per nat of entropy.
-        min_samples: Least number of architectures in a step.
-        temperature: Of the likelihood (ours); see :func:`fpnas.estimator.importance_weights`.
-        ess_fraction: Of the temperature ``"ess"`` (ours).
-        baseline: Subtract the mean from the coefficients (ours).
-        cost_weight: The paper's beta; its value is ours.
-        learning_rate: Of the shared weights at the start; falls to zero as a cosine (ours).
-        architecture_learning_rate: Of Adam on the logits (ours).
-        converged_entropy_nats: Stop when the entropy of every group is below; 0 never stops.
-        snapshot_steps: Steps between two records of all probabilities.
-    """
-
-    num_steps: int
-    warmup_steps: int = 0
-    warmup_samples: int = 2
-    sampling_rate: float = 0.25
-    min_samples: int = 2
-    temperature: Temperature | float = "ess"
-    ess_fraction: float = 0.5
-    baseline: bool = True
-    cost_weight: float = 0.5
-    learning_rate: float = 0.05
-    architecture_learning_rate: float = 0.03
-    converged_entropy_nats: float = 0.0
-    snapshot_steps: int = 10
 
 
 @dataclass

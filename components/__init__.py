@@ -1,0 +1,1 @@
+"""The stages as KFP components: thin, since the work is in the package's stages."""

@@ -1,0 +1,1 @@
+"""The coarse stage as a component."""

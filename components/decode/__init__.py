@@ -1,0 +1,1 @@
+"""The decode stage as a component."""

@@ -1,0 +1,1 @@
+"""The distill stage as a component."""

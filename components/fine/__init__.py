@@ -1,0 +1,1 @@
+"""The fine stage as a component."""

@@ -1,0 +1,292 @@
+"""The command line. The outermost layer: it may import everything, and does so late."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fpnas import __version__
+from fpnas.errors import FpnasError, InputError
+
+app = typer.Typer(
+    name="fpnas",
+    help="Fast probabilistic neural architecture search: labelled images and a compute budget in, "
+    "a trained and registered classifier out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+space_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+
+_console = Console(stderr=True)
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A search space, or a YAML file.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Operating point; the space's first by default.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", help="digits, cifar10, imagenette, a folder, an archive, or s3://bucket/prefix."
+    ),
+]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="smoke, laptop, paper, or a YAML file.")
+]
+StrategyOption = Annotated[str, typer.Option("--strategy", help="How to search.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value over the profile; may be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.callback()
+def _main() -> None:
+    pass
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    space: SpaceOption = "tiny",
+    model: ModelOption = None,
+    data: DataOption = "digits",
+    profile: ProfileOption = "smoke",
+    engine: Annotated[str, typer.Option("--engine", help="local runs on this machine.")] = "local",
+    strategy: StrategyOption = "fpnas",
+    seed: SeedOption = 0,
+    overrides: SetOption = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with this run; name no other option.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search, decode, train, distill and register, from pictures to a model.
+
+    The same command again finds what is done and resumes what is not.
+    """
+    from pipelines.plan import Request
+    from pipelines.run import resumed
+    from pipelines.run import run as run_pipeline
+
+    if engine != "local":
+        raise InputError("ENGINE", engine, "is not available", legal="local", fix="use local")
+    options: dict[str, Any] = {
+        "space": space,
+        "model": model,
+        "data": data,
+        "profile": profile,
+        "strategy": strategy,
+        "seed": seed,
+        "overrides": tuple(overrides or ()),
+    }
+    if resume is not None:
+        sources = {name: context.get_parameter_source(name) for name in options}
+        given = {
+            name: value
+            for name, value in options.items()
+            if sources[name] is not None and sources[name].name == "COMMANDLINE"  # type: ignore[union-attr]
+        }
+        request = resumed(resume, given)
+    else:
+        request = Request(**options)
+    result = run_pipeline(request, _console)
+    if as_json:
+        _print_json(result)
+    else:
+        from pipelines.summary import print_summary
+
+        print_summary(result, Console())
+
+
+@app.command(name="compile")
+def compile_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
+    space: SpaceOption = "tiny",
+    model: ModelOption = None,
+    data: DataOption = "digits",
+    profile: ProfileOption = "smoke",
+    strategy: StrategyOption = "fpnas",
+    seed: SeedOption = 0,
+    overrides: SetOption = None,
+) -> None:
+    """Write the pipeline as KFP's intermediate representation, for a cluster."""
+    from pipelines.compile import compile_pipeline
+    from pipelines.plan import Request, make_plan
+
+    request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
+    compile_pipeline(make_plan(request), output)
+    _console.print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="prepare, coarse, fine, decode, train, ...")],
+    config: Annotated[Path, typer.Option("--config", help="The stage's configuration, JSON.")],
+    run_info: Annotated[Path, typer.Option("--run", help="The pipeline run, JSON.")],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="role=s3://... for every input.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one stage by hand; its artifact's address goes to stdout."""
+    from fpnas.errors import closest
+    from fpnas.stages.base import STAGES, RunInfo, execute
+    from fpnas.storage import connect
+
+    if name not in STAGES:
+        raise InputError(
+            "STAGE", name, "is not a stage", legal=", ".join(STAGES), fix=closest(name, STAGES)
+        )
+    chosen = STAGES[name]
+    addresses = dict(item.partition("=")[::2] for item in inputs or [])
+    if addresses.keys() != chosen.inputs.keys():
+        raise InputError(
+            "--input",
+            sorted(addresses),
+            f"are not the inputs of {name}",
+            legal=", ".join(chosen.inputs) or "none",
+            fix="give each one as role=s3://...",
+        )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    store = connect()
+    store.check()
+    artifact, cached = execute(
+        chosen,
+        chosen.config_type.parse(_read_json(config), name),
+        RunInfo.model_validate(_read_json(run_info)),
+        {role: store.open(uri) for role, uri in addresses.items()},
+        store,
+    )
+    if as_json:
+        _print_json({"uri": artifact.uri, "digest": artifact.digest, "cached": cached})
+    else:
+        typer.echo(artifact.uri)
+
+
+@space_app.command("list")
+def space_list(as_json: JsonOption = False) -> None:
+    """List the search spaces that come with the package."""
+    from fpnas.space import available_spaces, load_space
+
+    files = [load_space(name) for name in available_spaces()]
+    if as_json:
+        _print_json([{"name": f.name, "models": list(f.models)} for f in files])
+        return
+    table = Table("space", "models", "description")
+    for file in files:
+        table.add_row(file.name, " ".join(file.models), file.description)
+    Console().print(table)
+
+
+@space_app.command("show")
+def space_show(
+    name: Annotated[str, typer.Argument(help="A search space, or a YAML file.")],
+    input_size: Annotated[
+        int | None, typer.Option(help="Show the costs at this size instead, pixels.")
+    ] = None,
+    num_classes: Annotated[int, typer.Option(help="Classes that costs are computed for.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the size, the parameters and the costs of a search space."""
+    from fpnas.report.space_summary import print_space, summarize_space
+    from fpnas.space import load_space
+
+    summary = summarize_space(load_space(name), input_size=input_size, num_classes=num_classes)
+    if as_json:
+        _print_json(summary)
+    else:
+        print_space(summary, Console())
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check everything that a run needs, and say what to do."""
+    from fpnas.doctor import checks
+
+    found = checks(os.environ)
+    failed = any(check.status == "fail" for check in found)
+    if as_json:
+        _print_json(
+            [{"name": c.name, "status": c.status, "detail": c.detail, "fix": c.fix} for c in found]
+        )
+    else:
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        table = Table("check", "status", "found", "what to do")
+        for check in found:
+            status = f"[{colours[check.status]}]{check.status}[/]"
+            table.add_row(check.name, status, check.detail, check.fix)
+        Console().print(table)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str] | None, typer.Argument(help="Run names; all by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare finished runs of this machine."""
+    from fpnas.report.table import comparison_table, comparison_view
+    from pipelines.results import comparison_rows
+
+    rows = comparison_rows(runs)
+    if as_json:
+        _print_json(rows)
+    else:
+        Console().print(comparison_view(comparison_table(rows)))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Where MLflow listens.")] = 5000,
+) -> None:
+    """Serve MLflow's pages over the runs of this machine until interrupted."""
+    from pipelines.run import serve_ui
+
+    serve_ui(port, _console)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "file", path, f"cannot be read as JSON: {error}", fix="correct it"
+        ) from error
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Runs the command line; errors become one message and an exit status."""
+    try:
+        app()
+    except FpnasError as error:
+        _console.print("error:", style="bold red", end=" ")
+        _console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

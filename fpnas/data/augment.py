@@ -1,0 +1,229 @@
+"""Augmentation of decoded pictures, and normalisation.
+
+What happens to a picture depends on (seed, epoch, row) alone: not on the batch it is in, the
+thread that decodes it or what came before. That is what makes resuming exact.
+
+Pillow and NumPy do the work, not PyTorch: called from a loader's threads, each small PyTorch
+operation would wait for a team of OpenMP threads that competes with the training step for the
+same processors, and on busy processors the waiting takes many times as long as the work.
+
+Legend: B pictures, W working size, S input size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from fpnas.errors import InputError, closest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+Pictures = npt.NDArray[np.uint8]
+# Enough for the offsets, the area, the aspect ratio and the flip of one picture.
+_NUM_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a picture becomes an input.
+
+    Attributes:
+        flip: Mirror half of the training pictures. Wrong for digits and letters.
+        padding: Border added before a random crop of the input size, as part of that size.
+            Black, and no effect in evaluation. 4 pixels at 32 px, as is usual for CIFAR.
+        min_area: Smallest area of a random resized crop, as part of the picture; 1 for none.
+        max_aspect: The crop's aspect ratio is drawn between 1 / max_aspect and max_aspect.
+        working_scale: Working size as a multiple of the input size, for resized crops.
+        train_crop: Centre square that training decodes, as part of the shorter edge; None
+            squeezes the whole picture into a square.
+        eval_crop: The same for evaluation.
+    """
+
+    flip: bool = False
+    padding: float = 0.0
+    min_area: float = 1.0
+    max_aspect: float = 1.0
+    working_scale: float = 1.0
+    train_crop: float | None = None
+    eval_crop: float | None = None
+
+
+# 'imagenet' draws from 25 % of the area upwards (8 % is usual), because searched networks are
+# small, and from a picture of 1.5 times the input size, so that it enlarges by at most a third.
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "crop": Augmentation(padding=0.125),
+    "crop_flip": Augmentation(padding=0.125, flip=True),
+    "imagenet": Augmentation(
+        flip=True,
+        min_area=0.25,
+        max_aspect=4 / 3,
+        working_scale=1.5,
+        train_crop=1.0,
+        eval_crop=0.875,
+    ),
+}
+
+
+def get_augmentation(name: str) -> Augmentation:
+    """Returns a preset: ``none``, ``crop``, ``crop_flip`` or ``imagenet``.
+
+    Raises:
+        InputError: When there is no such preset.
+    """
+    if name not in AUGMENTATIONS:
+        raise InputError("augmentation", name, "is unknown", fix=closest(name, AUGMENTATIONS))
+    return AUGMENTATIONS[name]
+
+
+def default_augmentation(source: str, input_size: int) -> str:
+    """Returns the preset for a source of pictures and an input size in pixels (our choice)."""
+    if source == "digits":
+        return "crop"
+    return "imagenet" if input_size >= 96 else "crop_flip"
+
+
+def working_size(augmentation: Augmentation, input_size: int, *, training: bool) -> int:
+    """Returns the edge to which pictures are decoded, pixels."""
+    if not training:
+        return input_size
+    return math.ceil(input_size * augmentation.working_scale)
+
+
+def uniforms(
+    seed: int, epoch: int, rows: npt.NDArray[np.int64], num_draws: int
+) -> npt.NDArray[np.float64]:
+    """Draws numbers in [0, 1) that depend on (seed, epoch, row, draw) and nothing else.
+
+    SplitMix64's mixer (Steele, Lea and Flood 2014) over a counter.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch.
+        rows: Rows of the split, (B,).
+        num_draws: Numbers per row.
+
+    Returns:
+        (B, num_draws).
+    """
+    state = np.array([seed], dtype=np.uint64)
+    for part in (np.array([epoch], dtype=np.uint64), rows.astype(np.uint64)):
+        state = _mix(_mix(state) ^ part)
+    draws = np.arange(1, num_draws + 1, dtype=np.uint64)
+    bits = _mix(state[:, None] + draws * np.uint64(0x9E3779B97F4A7C15))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def augment(
+    pictures: Pictures,
+    rows: npt.NDArray[np.int64],
+    augmentation: Augmentation,
+    *,
+    input_size: int,
+    seed: int,
+    epoch: int,
+) -> Pictures:
+    """Augments training pictures.
+
+    Args:
+        pictures: uint8, (B, W, W, 3), decoded at `working_size`.
+        rows: Rows of the split, (B,).
+        augmentation: What to do.
+        input_size: S.
+        seed: The run's seed.
+        epoch: The epoch.
+
+    Returns:
+        uint8, (B, S, S, 3).
+
+    Raises:
+        ValueError: When W is not what the augmentation works on.
+    """
+    draws = uniforms(seed, epoch, rows, _NUM_DRAWS)
+    flipped = (draws[:, 4] < 0.5) & augmentation.flip
+    if augmentation.min_area < 1.0:
+        return _resized_crop(pictures, draws, flipped, augmentation, input_size)
+    if pictures.shape[1] != input_size:
+        raise ValueError(
+            f"pictures are {pictures.shape[1]} px, but only a resized crop changes sizes"
+        )
+    padding = round(augmentation.padding * input_size)
+    return _padded_crop(pictures, draws, flipped, padding)
+
+
+def _padded_crop(
+    pictures: Pictures,
+    draws: npt.NDArray[np.float64],
+    flipped: npt.NDArray[np.bool_],
+    padding: int,
+) -> Pictures:
+    """Crops at random from the padded pictures and mirrors some."""
+    size = pictures.shape[1]
+    around = (padding, padding)
+    padded = np.pad(pictures, ((0, 0), around, around, (0, 0)))
+    offsets = (draws[:, :2] * (2 * padding + 1)).astype(int).tolist()
+    result = np.empty_like(pictures)
+    for i, (top, left) in enumerate(offsets):
+        crop = padded[i, top : top + size, left : left + size]
+        result[i] = crop[:, ::-1] if flipped[i] else crop
+    return result
+
+
+def _resized_crop(
+    pictures: Pictures,
+    draws: npt.NDArray[np.float64],
+    flipped: npt.NDArray[np.bool_],
+    augmentation: Augmentation,
+    input_size: int,
+) -> Pictures:
+    """Crops a random area with a random aspect ratio and resizes it, antialiased."""
+    size = pictures.shape[1]
+    area = augmentation.min_area + draws[:, 2] * (1.0 - augmentation.min_area)
+    aspect = np.exp((2.0 * draws[:, 3] - 1.0) * math.log(augmentation.max_aspect))
+    # A crop that would be longer than the picture is cut to it.
+    widths = np.minimum(np.sqrt(area * aspect), 1.0) * size
+    heights = np.minimum(np.sqrt(area / aspect), 1.0) * size
+    tops, lefts = draws[:, 0] * (size - heights), draws[:, 1] * (size - widths)
+    boxes = np.stack([lefts, tops, lefts + widths, tops + heights], axis=1).clip(0.0, size)
+    result = np.empty((len(pictures), input_size, input_size, 3), np.uint8)
+    for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        crop = Image.fromarray(pictures[i]).resize(
+            (input_size, input_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+        )
+        pixels = np.asarray(crop)
+        result[i] = pixels[:, ::-1] if flipped[i] else pixels
+    return result
+
+
+def normalize(
+    images: torch.Tensor,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> torch.Tensor:
+    """Turns pictures into inputs: ``(images / 255 - mean) / std``, on the images' device.
+
+    Args:
+        images: uint8, (B, 3, S, S).
+        mean: RGB, 1 being white.
+        std: RGB, in the same unit.
+
+    Returns:
+        float32, (B, 3, S, S).
+    """
+    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255.0
+    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255.0
+    # In place: fresh memory is a good part of the cost on a CPU.
+    return images.float().sub_(shift).div_(scale)

@@ -1,0 +1,289 @@
+"""Batches of a split: decoded in threads, in an order that can be resumed anywhere.
+
+Pictures are decoded to a fixed working size and augmented afterwards. So what was decoded once can
+be kept: when the whole split fits into ``memory_bytes``, later epochs decode nothing and give the
+same bits as if they did.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fpnas.data.augment import (
+    Augmentation,
+    Pictures,
+    augment,
+    default_augmentation,
+    get_augmentation,
+    working_size,
+)
+from fpnas.data.dataset import Dataset, ReadableSplit
+from fpnas.data.decoded import DecodedPictures
+from fpnas.data.order import Rows, epoch_order, num_training_batches, training_batch
+from fpnas.errors import InputError
+
+DEFAULT_MEMORY_BYTES = 1 << 30
+_NUM_AHEAD = 2
+
+
+class Batch(NamedTuple):
+    """One batch.
+
+    Attributes:
+        images: uint8, (B, 3, S, S), in channels-last memory, which convolutions on CPUs and
+            GPUs prefer; `fpnas.data.augment.normalize` makes inputs of them.
+        labels: int64, (B,).
+        indices: Rows of the split, int64, (B,).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class ImageLoader:
+    """Goes through one split of a dataset.
+
+    Training is endless, epoch after epoch, in a shuffled order, and drops the ragged last
+    batch; a split smaller than one batch gives one batch of what there is. Evaluation is one
+    pass in the order of the index and keeps the last batch; its ranks take every
+    ``world_size``-th row.
+
+    Args:
+        dataset: The dataset.
+        split: ``weights``, ``alpha``, ``train`` or ``val``.
+        batch_size: Pictures a batch and rank.
+        input_size: S, pixels.
+        training: Whether to shuffle and augment.
+        seed: Decides order and augmentation.
+        augmentation: A preset's name or an `Augmentation`; None takes the one for this
+            source and size. Evaluation takes its crop only.
+        rank: This process, from 0.
+        world_size: How many processes share the split.
+        num_threads: Decoding threads; None takes the processors this process may use, up to 4.
+        memory_bytes: Most bytes of decoded pictures to keep. Changes speed only.
+
+    Raises:
+        InputError: When a number is outside its range, or there are more ranks than pictures.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: ReadableSplit,
+        *,
+        batch_size: int,
+        input_size: int,
+        training: bool,
+        seed: int,
+        augmentation: str | Augmentation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        num_threads: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> None:
+        _check_numbers(batch_size, input_size, rank, world_size)
+        if augmentation is None:
+            augmentation = default_augmentation(dataset.source, input_size)
+        if isinstance(augmentation, str):
+            augmentation = get_augmentation(augmentation)
+        self.dataset, self.augmentation = dataset, augmentation
+        self.batch_size, self.input_size, self.training = batch_size, input_size, training
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self._table = dataset.split(split)
+        self._labels = self._table["class_index"].to_numpy(np.int64)
+        if training and len(self._table) < world_size:
+            raise InputError(
+                "world_size",
+                world_size,
+                f"is more than the {len(self._table)} pictures of {split}",
+                legal=f"1 to {len(self._table)}",
+                fix="use fewer processes or more pictures",
+            )
+        self._window_bytes = _window_bytes(dataset, split)
+        numbers, names = pd.factorize(self._table["shard"], sort=True)
+        self._shard_of_row = numbers.astype(np.int64)
+        self._shard_bytes = np.array([dataset.shards[name].num_bytes for name in names], np.int64)
+        self._num_threads = num_threads or min(4, len(os.sched_getaffinity(0)))
+        self._pictures = DecodedPictures(
+            dataset,
+            self._table,
+            size=working_size(augmentation, input_size, training=training),
+            crop=augmentation.train_crop if training else augmentation.eval_crop,
+            memory_bytes=memory_bytes,
+        )
+        self._epoch = self._position = 0
+        self._ordered_epoch, self._order = -1, np.empty(0, np.int64)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs gone through."""
+        return self._epoch
+
+    @property
+    def position(self) -> int:
+        """Batches of this epoch that have been handed out."""
+        return self._position
+
+    @property
+    def num_images(self) -> int:
+        """Pictures of the split, over all ranks."""
+        return len(self._table)
+
+    def __len__(self) -> int:
+        """Batches that this rank gets in an epoch."""
+        if self.training:
+            return num_training_batches(self.num_images, self.batch_size, self.world_size)
+        return -(-len(range(self.rank, self.num_images, self.world_size)) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields batches from where the state is; evaluation always begins at its start.
+
+        When a batch is yielded the state already names the next one, so a checkpoint that is
+        taken after the step on a batch resumes with the following batch.
+        """
+        if not self.training:
+            self._epoch = self._position = 0
+        upcoming = self._steps(self._epoch, self._position)
+        ahead: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
+        with (
+            ThreadPoolExecutor(self._num_threads, "decode") as decoders,
+            ThreadPoolExecutor(1, "batches") as producer,
+        ):
+            try:
+                while True:
+                    while len(ahead) < _NUM_AHEAD and (step := next(upcoming, None)):
+                        ahead.append((step, producer.submit(self._make, *step, decoders)))
+                    if not ahead:
+                        return
+                    (epoch, position), future = ahead.popleft()
+                    batch = future.result()
+                    self._advance(epoch, position)
+                    yield batch
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+    def _steps(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
+        while True:
+            for step in range(position, len(self)):
+                yield epoch, step
+            if not self.training:
+                return
+            epoch, position = epoch + 1, 0
+
+    def _advance(self, epoch: int, position: int) -> None:
+        done = position + 1 == len(self)
+        self._epoch, self._position = (epoch + 1, 0) if done else (epoch, position + 1)
+
+    def _rows(self, epoch: int, position: int) -> Rows:
+        if not self.training:
+            mine = np.arange(self.rank, self.num_images, self.world_size)
+            return mine[position * self.batch_size :][: self.batch_size]
+        if epoch != self._ordered_epoch:
+            self._order = epoch_order(
+                self._shard_of_row,
+                self._shard_bytes,
+                self._window_bytes,
+                seed=self.seed,
+                epoch=epoch,
+            )
+            self._ordered_epoch = epoch
+        return training_batch(
+            self._order,
+            position,
+            batch_size=self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def _make(self, epoch: int, position: int, decoders: ThreadPoolExecutor) -> Batch:
+        rows = self._rows(epoch, position)
+        pictures = self._pictures.read(rows, decoders, self._num_threads)
+        if self.training:
+            pictures = self._augment(pictures, rows, epoch, decoders)
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return Batch(images, torch.from_numpy(self._labels[rows]), torch.from_numpy(rows.copy()))
+
+    def _augment(
+        self, pictures: Pictures, rows: Rows, epoch: int, decoders: ThreadPoolExecutor
+    ) -> Pictures:
+        def work(part: slice) -> Pictures:
+            return augment(
+                pictures[part],
+                rows[part],
+                self.augmentation,
+                input_size=self.input_size,
+                seed=self.seed,
+                epoch=epoch,
+            )
+
+        each = -(-len(rows) // self._num_threads)
+        parts = [slice(start, start + each) for start in range(0, len(rows), each)]
+        return np.concatenate(list(decoders.map(work, parts)))
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the place in the run, and what the order depends on."""
+        return {"epoch": self._epoch, "position": self._position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a place in the run. Takes effect at the next ``iter()``.
+
+        Raises:
+            InputError: When the state is of a loader that goes through other batches.
+        """
+        for field, value in self._identity().items():
+            if state[field] != value:
+                raise InputError(
+                    f"loader.{field}",
+                    value,
+                    f"differs from the checkpoint's {state[field]}, so the batches would differ",
+                    fix=f"resume with {field}={state[field]}, or start a new run",
+                )
+        if not 0 <= state["position"] < len(self):
+            raise InputError(
+                "loader.position",
+                state["position"],
+                "is not in the epoch",
+                legal=f"0 to {len(self) - 1}",
+                fix="start a new run",
+            )
+        self._epoch, self._position = state["epoch"], state["position"]
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "num_images": self.num_images,
+            "window_bytes": self._window_bytes,
+        }
+
+
+def _check_numbers(batch_size: int, input_size: int, rank: int, world_size: int) -> None:
+    for field, value in (("batch_size", batch_size), ("input_size", input_size)):
+        if value < 1:
+            raise InputError(field, value, "is too small", legal="1 or more", fix="raise it")
+    if not 0 <= rank < world_size:
+        raise InputError(
+            "rank", rank, "is not a process", legal=f"0 to {world_size - 1}", fix="check the launch"
+        )
+
+
+def _window_bytes(dataset: Dataset, split: ReadableSplit) -> int:
+    """Returns the bytes of shards that one epoch may hold; 0 stands for all of them.
+
+    A search reads weights and alpha in turns through one cache, so each plans with half of it.
+    """
+    limit = dataset.cache.limit_bytes
+    if dataset.split_bytes("train") <= limit:
+        return 0
+    return limit if split == "train" else limit // 2

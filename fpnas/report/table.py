@@ -1,0 +1,172 @@
+"""Numbers as people read them, and the table that compares runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "-"
+
+COMPARISON_COLUMNS: Mapping[str, str] = {
+    "run": "run",
+    "space": "space",
+    "model": "model",
+    "top1": "top-1",
+    "distilled_top1": "distilled top-1",
+    "macs": "MACs",
+    "target_macs": "target",
+    "params": "params",
+    "num_samples": "samples",
+    "search_seconds": "search",
+    "registered_model": "registered model",
+    "version": "version",
+    "aliases": "aliases",
+}
+"""Keys of a row of :func:`comparison_table`, and their headings."""
+
+
+def _is_missing(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
+
+
+def format_macs(macs: float | None) -> str:
+    """Multiply-accumulates: ``812 k``, ``58.1 M``, ``0.39 G``.
+
+    Giga from 300 M on, so that the paper's small models read in M and its large ones in G.
+    """
+    if macs is None or _is_missing(macs):
+        return MISSING
+    if macs >= 299.5e6:
+        return f"{macs / 1e9:.2f} G"
+    if macs >= 99.95e6:
+        return f"{macs / 1e6:.0f} M"
+    if macs >= 999.5e3:
+        return f"{macs / 1e6:.1f} M"
+    return f"{macs / 1e3:.0f} k" if macs >= 1000 else f"{macs:.0f}"
+
+
+def format_count(count: float | None) -> str:
+    """A number of things: exact below a million (``54,312``), else ``5.91 M``, ``1.20 G``."""
+    if count is None or _is_missing(count):
+        return MISSING
+    if count >= 999.995e6:
+        return f"{count / 1e9:.2f} G"
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,.0f}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration in its two largest units: ``0.4 s``, ``3 min 12 s``, ``2 h 5 min``."""
+    if seconds is None or _is_missing(seconds):
+        return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def format_percent(fraction: float | None, *, digits: int = 1) -> str:
+    """A fraction as percent: 0.953 is ``95.3 %``."""
+    if fraction is None or _is_missing(fraction):
+        return MISSING
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def format_points(difference: float | None) -> str:
+    """A difference of two fractions, in percentage points with its sign: ``+1.2 points``."""
+    if difference is None or _is_missing(difference):
+        return MISSING
+    return f"{100 * difference:+.1f} points"
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Lays runs side by side, from cheap to dear.
+
+    Args:
+        rows: One mapping a run with keys of :data:`COMPARISON_COLUMNS`; what is absent is missing
+            in the table. ``aliases`` is a sequence of names; accuracies are fractions.
+
+    Returns:
+        The columns of :data:`COMPARISON_COLUMNS` under their keys, as plain numbers and strings,
+        by MACs and then by run; rows without MACs come last.
+
+    Raises:
+        ValueError: A row has an unknown key.
+    """
+    for row in rows:
+        if unknown := sorted(set(row) - set(COMPARISON_COLUMNS)):
+            raise ValueError(
+                f"row has unknown keys {', '.join(unknown)}. Legal: {', '.join(COMPARISON_COLUMNS)}"
+            )
+    records = [
+        {
+            key: ", ".join(row.get(key) or ()) or None if key == "aliases" else row.get(key)
+            for key in COMPARISON_COLUMNS
+        }
+        for row in rows
+    ]
+    table = pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
+    for column in _FORMATS:
+        table[column] = pd.to_numeric(table[column])
+    return table.sort_values(["macs", "run"], kind="stable", ignore_index=True)
+
+
+_FORMATS: dict[str, Callable[[float | None], str]] = {
+    "top1": format_percent,
+    "distilled_top1": format_percent,
+    "macs": format_macs,
+    "target_macs": format_macs,
+    "params": format_count,
+    "num_samples": format_count,
+    "search_seconds": format_seconds,
+}
+
+
+def format_comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table of :func:`comparison_table` as text under readable headings."""
+    columns = {
+        heading: [
+            _FORMATS[key](value) if key in _FORMATS else MISSING if pd.isna(value) else str(value)
+            for value in table[key]
+        ]
+        for key, heading in COMPARISON_COLUMNS.items()
+    }
+    return pd.DataFrame(columns, dtype=str)
+
+
+def comparison_view(table: pd.DataFrame) -> Table:
+    """Returns the table of :func:`comparison_table` for a terminal; the best top-1 is bold.
+
+    Columns in which no run has anything are left out.
+    """
+    text = format_comparison(table)
+    best = pd.concat([table["top1"], table["distilled_top1"]]).max()
+    view = Table(header_style="bold", row_styles=["", "dim"])
+    shown = [key for key in COMPARISON_COLUMNS if (text[COMPARISON_COLUMNS[key]] != MISSING).any()]
+    shown = shown or list(COMPARISON_COLUMNS)
+    for key in shown:
+        view.add_column(
+            COMPARISON_COLUMNS[key],
+            justify="right" if key in _FORMATS else "left",
+            overflow="fold",
+        )
+    for index in range(len(table)):
+        cells = []
+        for key in shown:
+            is_best = key.endswith("top1") and table[key].iloc[index] == best
+            # Text, not str: a run's name must not be read as markup.
+            cells.append(Text(text[COMPARISON_COLUMNS[key]].iloc[index], "bold" if is_best else ""))
+        view.add_row(*cells)
+    return view

@@ -1,0 +1,418 @@
+"""How a stage runs: found or made, tracked, checkpointed, stopped; the same on every engine.
+
+Imports that take seconds (torch, MLflow) happen only when there is work to do, so that a stage
+whose result exists ends at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fpnas.code_version import code_version
+from fpnas.errors import FpnasError, InputError, StoppedError
+from fpnas.stages.config import StageConfig, Strict
+from fpnas.stages.events import Events
+from fpnas.storage import (
+    Artifact,
+    ArtifactCorruptError,
+    ArtifactWriter,
+    CheckpointSlot,
+    Store,
+    connect,
+    stage_key,
+)
+
+if TYPE_CHECKING:
+    from fpnas.tracking import Run
+
+LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
+"""Environment variable: where a stage puts its log file; without it logs go to stderr."""
+
+_LOG = logging.getLogger("fpnas")
+
+
+class RunInfo(Strict):
+    """The pipeline run that a stage belongs to.
+
+    Attributes:
+        run_id: Names the run; equal inputs give an equal name.
+        space: Name of the search space.
+        model: Name of the operating point.
+        profile: Name of the profile.
+        seed: Seed of the run.
+        command: How a person repeats it.
+    """
+
+    run_id: str
+    space: str
+    model: str
+    profile: str
+    seed: int
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline.
+
+    Attributes:
+        name: Its name, also that of its module in this package.
+        kind: What its artifact is.
+        inputs: Kind of artifact that it reads, by role.
+    """
+
+    name: str
+    kind: str
+    inputs: Mapping[str, str]
+
+    @property
+    def module(self) -> Any:
+        """The module with ``Config`` and ``run``."""
+        return importlib.import_module(f"fpnas.stages.{self.name}")
+
+    @property
+    def config_type(self) -> type[StageConfig]:
+        """The type of its configuration."""
+        config: type[StageConfig] = self.module.Config
+        return config
+
+    def code_version(self) -> str:
+        """Digest of the code that its result depends on."""
+        return code_version(f"fpnas.stages.{self.name}")
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("prepare", "dataset", {}),
+        Stage("coarse", "search_state", {"dataset": "dataset"}),
+        Stage("fine", "search_state", {"dataset": "dataset", "search_state": "search_state"}),
+        Stage("decode", "architecture", {"search_state": "search_state"}),
+        Stage("train", "model", {"dataset": "dataset", "architecture": "architecture"}),
+        Stage("distill", "model", {"dataset": "dataset", "architecture": "architecture"}),
+        Stage(
+            "register",
+            "report",
+            {
+                "dataset": "dataset",
+                "coarse": "search_state",
+                "fine": "search_state",
+                "architecture": "architecture",
+                "trained": "model",
+                "distilled": "model",
+            },
+        ),
+    )
+}
+
+
+@dataclass
+class StageContext:
+    """What a stage works with.
+
+    Attributes:
+        stage: Which one.
+        config: Its configuration.
+        info: The pipeline run.
+        store: The storage.
+        inputs: The artifacts it reads, by role.
+        output: Where its files go.
+        checkpoints: Its checkpoints.
+        tracking: Its MLflow run.
+        events: Progress for the engine.
+        stop_requested: Whether a signal asked to stop.
+    """
+
+    stage: Stage
+    config: Any
+    info: RunInfo
+    store: Store
+    inputs: Mapping[str, Artifact]
+    output: ArtifactWriter
+    checkpoints: CheckpointSlot
+    tracking: Run
+    events: Events
+    stop_requested: Callable[[], bool]
+    _last_save: float = field(default_factory=time.monotonic)
+    _save_seconds: float = 0.0
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Reports progress and stops here when asked to."""
+        self.events.progress(done, total, message)
+        if self.stop_requested():
+            raise StoppedError("stopped by a signal; nothing of this stage was kept")
+
+    def after_step(
+        self, done: float, total: float, state: Callable[[], Any], message: str = ""
+    ) -> None:
+        """Reports progress, and writes a checkpoint when one is due or a stop is asked for.
+
+        Checkpoints take at most a twentieth of the time.
+
+        Args:
+            done: Steps done.
+            total: Steps in all.
+            state: Gives the state as a tree of tensors and scalars.
+            message: What to show beside the progress.
+        """
+        self.events.progress(done, total, message)
+        stopping = self.stop_requested()
+        pause = max(self.config.runtime.checkpoint_seconds, 20 * self._save_seconds)
+        if stopping or (done < total and time.monotonic() - self._last_save >= pause):
+            self.save(state())
+        if stopping:
+            raise StoppedError(f"stopped by a signal at {self.checkpoints.uri}")
+
+    def save(self, state: Any) -> None:
+        """Writes a checkpoint."""
+        from fpnas.state import pack
+
+        started = time.monotonic()
+        tensors, structure = pack(state)
+        self.checkpoints.save(tensors, structure)
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - started
+
+    def restore(self) -> Any | None:
+        """Returns the state of the last checkpoint, or None."""
+        from fpnas.state import unpack
+
+        found = self.checkpoints.load()
+        if found is None:
+            return None
+        _LOG.info("resuming from %s", self.checkpoints.uri)
+        return unpack(*found)
+
+
+def execute(
+    stage: Stage,
+    config: StageConfig,
+    info: RunInfo,
+    inputs: Mapping[str, Artifact],
+    store: Store,
+) -> tuple[Artifact, bool]:
+    """Runs a stage, or finds what it would make.
+
+    Returns:
+        The artifact, and whether it was found.
+
+    Raises:
+        FpnasError: Bad input, a fault, or a stop; nothing was committed then.
+    """
+    events = Events(stage.name)
+    parents = {role: artifact.digest for role, artifact in inputs.items()}
+    key = stage_key(
+        stage.name, identity(stage, config, inputs, store), parents, stage.code_version()
+    )
+    try:
+        found = store.find(key)
+    except ArtifactCorruptError as error:
+        _LOG.warning("%s It is made again.", error)
+        found = None
+    if found is not None:
+        _write_end(events, found, cached=True)
+        return found, True
+    started = time.monotonic()
+    with _stop_signals() as stop_requested, _tracked(stage, config, info, key) as tracking:
+        writer = store.create(
+            key,
+            kind=stage.kind,
+            config=config.identity(),
+            parents=inputs,
+            code_version=stage.code_version(),
+        )
+        checkpoints = CheckpointSlot(store, key.removeprefix("artifacts/"))
+        with writer:
+            context = StageContext(
+                stage,
+                config,
+                info,
+                store,
+                inputs,
+                writer,
+                checkpoints,
+                tracking,
+                events,
+                stop_requested,
+            )
+            stage.module.run(context)
+            writer.bill["seconds"] = round(time.monotonic() - started, 3)
+            artifact = writer.commit()
+        checkpoints.delete()
+        tracking.set_tags({"fpnas.artifact": artifact.uri, "fpnas.digest": artifact.digest})
+    _write_end(events, artifact, cached=False)
+    return artifact, False
+
+
+def _write_end(events: Events, artifact: Artifact, *, cached: bool) -> None:
+    seconds = artifact.bill.get("seconds")
+    events.write("end", status="finished", cached=cached, uri=artifact.uri, seconds=seconds)
+
+
+def identity(
+    stage: Stage, config: StageConfig, inputs: Mapping[str, Artifact], store: Store
+) -> dict[str, Any]:
+    """What the result depends on besides its parents and its code.
+
+    A stage module may add to its configuration with a function ``resolve(config, inputs, store)``,
+    such as what is in a folder of pictures.
+    """
+    resolve = getattr(stage.module, "resolve", None)
+    extra = resolve(config, inputs, store) if resolve else {}
+    return {**config.identity(), **({"resolved": extra} if extra else {})}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM and SIGINT into a flag while a stage works."""
+    stopped = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _tracked(stage: Stage, config: StageConfig, info: RunInfo, key: str) -> Iterator[Run]:
+    """The stage's MLflow run, nested under the pipeline's; resumed when it was cut short."""
+    from fpnas import tracking
+
+    place = tracking.initialise()
+    parent = parent_run(info)
+    tags = {"fpnas.run_id": info.run_id, "fpnas.stage": stage.name, "fpnas.key": key}
+    run = tracking.Run.start_or_resume(
+        place,
+        name=stage.name,
+        run_id=tracking.find_run(place, tags),
+        parent_run_id=parent.run_id,
+        tags=tags,
+    )
+    run.log_params(config.model_dump(mode="json", exclude={"space": {"definition"}}))
+    try:
+        yield run
+    except StoppedError:
+        run.finish("KILLED")
+        raise
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish()
+
+
+def parent_run(info: RunInfo) -> Run:
+    """The pipeline's MLflow run, made by whoever asks first."""
+    from fpnas import tracking
+
+    place = tracking.initialise()
+    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
+    details = {
+        "fpnas.space": info.space,
+        "fpnas.model": info.model,
+        "fpnas.profile": info.profile,
+        "fpnas.seed": str(info.seed),
+    }
+    found = tracking.find_run(place, tags)
+    return tracking.Run.start_or_resume(
+        place, name=info.run_id, run_id=found, tags={**tags, **details}
+    )
+
+
+def parent_run_id(info: RunInfo) -> str:
+    """The id of the pipeline's MLflow run."""
+    from fpnas import tracking
+
+    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
+    return tracking.find_run(tracking.initialise(), tags) or parent_run(info).run_id
+
+
+def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: str) -> None:
+    """Entry point of a component: reads references to artifacts, writes a reference to one.
+
+    A reference is a small JSON file with the address and the digest; the artifact itself goes
+    through S3, where a stage can write checkpoints and a reader verifies.
+
+    Args:
+        name: The stage.
+        config: Its configuration as JSON.
+        info: The :class:`RunInfo` as JSON.
+        inputs: Paths of references, by role.
+        output: Path of the reference to write.
+    """
+    stage = STAGES[name]
+    events = Events(name)
+    log = _redirect_output(name)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    events.write("start", pid=os.getpid(), log=str(log) if log else "")
+    try:
+        store = connect()
+        parsed = stage.config_type.parse(json.loads(config), name)
+        artifacts = {
+            role: store.open(json.loads(Path(path).read_text(encoding="utf-8"))["uri"])
+            for role, path in inputs.items()
+        }
+        artifact, _ = execute(stage, parsed, RunInfo.model_validate_json(info), artifacts, store)
+    except BaseException as error:
+        traceback.print_exc()
+        status = error.exit_status if isinstance(error, FpnasError) else 1
+        cause = str(error) or type(error).__name__
+        if not isinstance(error, FpnasError):
+            cause = f"{type(error).__name__}: {cause}"
+        events.write("end", status="failed", exit_status=status, cause=cause)
+        raise SystemExit(status) from error
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"uri": artifact.uri, "digest": artifact.digest}), encoding="utf-8")
+
+
+def _redirect_output(name: str) -> Path | None:
+    """Sends everything that this process prints, from C as well, to the stage's log file."""
+    directory = os.environ.get(LOG_DIRECTORY)
+    if not directory:
+        return None
+    path = Path(directory) / f"{name}.log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    return path
+
+
+@cache
+def device_of(name: str) -> str:
+    """Resolves a device name.
+
+    Raises:
+        InputError: The device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("runtime.device", name, "is not there", legal="auto, cpu", fix="use auto")
+    return name

@@ -1,0 +1,57 @@
+"""From a dataset artifact to the normalized batches that search and training work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fpnas.data.augment import normalize
+from fpnas.data.dataset import Dataset
+from fpnas.data.loader import ImageLoader
+from fpnas.storage import Artifact
+
+
+def open_dataset(artifact: Artifact) -> Dataset:
+    """Opens a dataset whose shards are fetched, verified and given up one at a time."""
+    return Dataset(artifact.fetch, release=artifact.release)
+
+
+class Batches:
+    """A loader's batches, normalized by the dataset's own statistics, on a device.
+
+    Iterates over (images float32 (B, 3, S, S), labels (B,), rows of the split (B,)).
+    """
+
+    def __init__(self, loader: ImageLoader, device: str) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        dataset = self.loader.dataset
+        for images, labels, rows in self.loader:
+            pictures = normalize(images.to(self.device), dataset.mean, dataset.std)
+            yield (
+                pictures.contiguous(memory_format=torch.channels_last),
+                labels.to(self.device),
+                rows,
+            )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def state_dict(self) -> dict[str, int]:
+        """The loader's position."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Moves the loader."""
+        self.loader.load_state_dict(state)
+
+
+class LabelledBatches(Batches):
+    """The same without the rows: what a search and an evaluation need."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        for images, labels, _ in super().__iter__():
+            yield images, labels

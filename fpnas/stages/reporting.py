@@ -1,0 +1,217 @@
+"""What the registration says of a run: the summary, the figures and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fpnas import __version__
+from fpnas.architecture import Architecture
+from fpnas.report.data import (
+    DatasetSummary,
+    RegisteredModel,
+    ReportData,
+    Snapshots,
+    StageRecord,
+    Teacher,
+    TrainingSummary,
+)
+from fpnas.report.figures import (
+    SearchPhase,
+    architecture_picture,
+    choice_heat_map,
+    search_curves,
+    training_curves,
+)
+from fpnas.report.html import render_report
+from fpnas.stages.searching import LoadedSearch, load_search
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fpnas.stages.base import StageContext
+    from fpnas.storage import Artifact
+
+_STAGE_OF = {
+    "dataset": "prepare",
+    "coarse": "coarse",
+    "fine": "fine",
+    "architecture": "decode",
+    "trained": "train",
+    "distilled": "distill",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the stages before have found.
+
+    Attributes:
+        inputs: Their artifacts, by role.
+        searches: The coarse and the fine search.
+        architecture: The decoded architecture.
+        decoded: ``decode.json``.
+        models: ``model.json`` of the trained and the distilled model, by role.
+        histories: Their training histories, by stage.
+    """
+
+    inputs: Mapping[str, Artifact]
+    searches: Mapping[str, LoadedSearch]
+    architecture: Architecture
+    decoded: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    histories: Mapping[str, pd.DataFrame]
+
+    @property
+    def best(self) -> str:
+        """Role of the more accurate model; the undistilled one when they are equal."""
+        scores = {role: info["evaluation"]["top1"] for role, info in self.models.items()}
+        return max(("trained", "distilled"), key=lambda role: scores[role])
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the run; equal for equal artifacts."""
+        decoded, distilled = self.decoded, self.models["distilled"]
+        return {
+            "architecture": {
+                key: decoded[key] for key in ("macs", "params", "string", "sha256", "target_macs")
+            },
+            "search": {
+                "num_samples": sum(s.num_samples for s in self.searches.values()),
+                "num_steps": sum(s.num_steps for s in self.searches.values()),
+            },
+            "train": dict(self.models["trained"]["evaluation"]),
+            "distill": {**distilled["evaluation"], "teacher": distilled["teacher"]},
+            "best": self.best,
+        }
+
+
+def collect(inputs: Mapping[str, Artifact]) -> Findings:
+    """Reads what the stages before have found."""
+    histories = {}
+    for role in ("trained", "distilled"):
+        histories[_STAGE_OF[role]] = pd.read_parquet(inputs[role].fetch("history.parquet"))
+        inputs[role].release("history.parquet")
+    architecture = inputs["architecture"]
+    return Findings(
+        inputs=inputs,
+        searches={name: load_search(inputs[name]) for name in ("coarse", "fine")},
+        architecture=Architecture.from_json(architecture.read_json("architecture.json")),
+        decoded=architecture.read_json("decode.json"),
+        models={role: inputs[role].read_json("model.json") for role in ("trained", "distilled")},
+        histories=histories,
+    )
+
+
+def render(
+    findings: Findings, context: StageContext, registration: Mapping[str, Any]
+) -> tuple[str, dict[str, Figure]]:
+    """Draws the report and the figures that go to MLflow.
+
+    Returns:
+        The HTML, and the figures by file name.
+    """
+    data = _report_data(findings, context, registration)
+    snapshots = data.snapshots
+    assert snapshots is not None
+    figures = {
+        "search_curves.png": search_curves(data.phases, data.space.target_macs),
+        "choice_heat_map.png": choice_heat_map(
+            data.space,
+            snapshots.steps,
+            snapshots.probabilities,
+            snapshots.switch_step,
+            findings.architecture,
+        ),
+        "architecture.png": architecture_picture(findings.architecture, data.num_classes),
+        "training_curves.png": training_curves(findings.histories),
+    }
+    return render_report(data), figures
+
+
+def _report_data(
+    findings: Findings, context: StageContext, registration: Mapping[str, Any]
+) -> ReportData:
+    info = context.info
+    coarse, fine = findings.searches["coarse"], findings.searches["fine"]
+    teacher = findings.models["distilled"]["teacher"]
+    return ReportData(
+        run_id=info.run_id,
+        space=fine.space,
+        num_classes=fine.num_classes,
+        profile=info.profile,
+        strategy="fpnas",
+        seed=info.seed,
+        command=info.command,
+        code_version=__version__,
+        stages=_stage_records(findings),
+        architecture=findings.architecture,
+        phases=[SearchPhase("coarse", coarse.history), SearchPhase("fine", fine.history)],
+        snapshots=Snapshots(
+            np.concatenate([coarse.steps, fine.steps + fine.first_step]),
+            np.concatenate([coarse.snapshots, fine.snapshots]),
+            fine.first_step,
+        ),
+        dataset=_dataset_summary(findings.inputs["dataset"]),
+        train=_training_summary(findings, "trained"),
+        distill=_training_summary(findings, "distilled"),
+        teacher=Teacher(teacher["name"], teacher["top1"]),
+        registered_model=RegisteredModel(
+            registration["name"], str(registration["version"]), registration["aliases"]
+        ),
+        links=_links(context),
+    )
+
+
+def _links(context: StageContext) -> dict[str, str]:
+    from fpnas import tracking
+    from fpnas.stages.base import parent_run_id
+
+    place = tracking.initialise()
+    run_id = parent_run_id(context.info)
+    if place.uri.startswith("http"):
+        return {"run in MLflow": tracking.run_url(place.uri, place.experiment_id, run_id)}
+    return {"run in MLflow": f"make mlflow-ui, then run {run_id}"}
+
+
+def _stage_records(findings: Findings) -> list[StageRecord]:
+    records = []
+    for role, artifact in findings.inputs.items():
+        name, bill = _STAGE_OF[role], artifact.bill
+        epochs = len(findings.histories[name]) if name in findings.histories else None
+        records.append(
+            StageRecord(
+                name,
+                "finished",
+                seconds=bill.get("seconds"),
+                num_steps=bill.get("num_steps", epochs),
+                num_samples=bill.get("num_samples"),
+                artifact=artifact.uri,
+                sha256=artifact.digest,
+            )
+        )
+    return records
+
+
+def _training_summary(findings: Findings, role: str) -> TrainingSummary:
+    scores = findings.models[role]["evaluation"]
+    history = findings.histories[_STAGE_OF[role]]
+    return TrainingSummary(scores["top1"], scores["top5"], scores["loss"], history)
+
+
+def _dataset_summary(artifact: Artifact) -> DatasetSummary:
+    document = artifact.read_json("dataset.json")
+    index = pd.read_parquet(artifact.fetch("index.parquet"), columns=["class_index", "split"])
+    artifact.release("index.parquet")
+    names = [info["name"] for info in document["classes"]]
+    counts = pd.crosstab(index["class_index"], index["split"])
+    counts = counts.reindex(columns=["weights", "alpha", "val"], fill_value=0)
+    counts.index = pd.Index([names[number] for number in counts.index], name="class")
+    quarantined = pd.read_csv(artifact.fetch("quarantine.csv"), dtype=str)
+    artifact.release("quarantine.csv")
+    return DatasetSummary(
+        artifact.config["data"], counts, quarantined, document.get("converted", {})
+    )

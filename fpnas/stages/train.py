@@ -1,0 +1,25 @@
+"""Train: the decoded architecture from scratch, with labels only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fpnas.stages.training import TrainingConfig, Workbench, train, write_model
+
+if TYPE_CHECKING:
+    from fpnas.stages.base import StageContext
+
+Config = TrainingConfig
+
+
+def run(context: StageContext) -> None:
+    """Trains and writes the model."""
+    from fpnas.training.loop import label_loss
+
+    bench = Workbench.open(context)
+    recipe = bench.config.recipe
+    network = bench.network(bench.architecture, bench.config.seed, recipe.dropout)
+    trainer = bench.trainer(network, recipe, label_loss(recipe))
+    saved = context.restore()
+    evaluation = train(context, trainer, saved=saved and saved["trainer"])
+    write_model(context, bench, trainer, evaluation)

@@ -1,0 +1,191 @@
+"""What training from scratch and distillation share.
+
+A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network.Network`),
+``architecture.json``, ``model.json`` (classes, input statistics, scores) and ``history.parquet``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fpnas.stages.config import StageConfig
+from fpnas.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fpnas.architecture import Architecture
+    from fpnas.data.dataset import Dataset
+    from fpnas.networks.network import Network
+    from fpnas.stages.base import StageContext
+    from fpnas.storage import Artifact
+    from fpnas.training.evaluation import Evaluation
+    from fpnas.training.loop import Loss, Trainer
+
+
+class TrainingConfig(StageConfig):
+    """A training run.
+
+    Attributes:
+        recipe: How.
+        seed: Of the initial weights, the order and the augmentation.
+    """
+
+    recipe: Recipe
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """An opened dataset and an architecture, on a device, ready to train.
+
+    Attributes:
+        dataset: The pictures.
+        architecture: What is trained.
+        device: Where.
+        config: How.
+    """
+
+    dataset: Dataset
+    architecture: Architecture
+    device: str
+    config: TrainingConfig
+
+    @classmethod
+    def open(cls, context: StageContext) -> Workbench:
+        """Opens the inputs of a stage that trains."""
+        from fpnas.architecture import Architecture
+        from fpnas.stages.base import device_of
+        from fpnas.stages.batches import open_dataset
+
+        decoded = context.inputs["architecture"].read_json("architecture.json")
+        return cls(
+            open_dataset(context.inputs["dataset"]),
+            Architecture.from_json(decoded),
+            device_of(context.config.runtime.device),
+            context.config,
+        )
+
+    def network(self, architecture: Architecture, seed: int, dropout: float) -> Network:
+        """A freshly initialized network."""
+        import torch
+
+        from fpnas.networks.network import Network
+
+        torch.manual_seed(seed)
+        network = Network(architecture, self.dataset.num_classes, dropout=dropout)
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def evaluate(self, network: nn.Module) -> Evaluation:
+        """Scores a network on the validation pictures."""
+        from fpnas.data.loader import ImageLoader
+        from fpnas.stages.batches import LabelledBatches
+        from fpnas.training.evaluation import evaluate
+
+        loader = ImageLoader(
+            self.dataset,
+            "val",
+            batch_size=max(self.config.recipe.batch_size, 128),
+            input_size=self.architecture.input_size,
+            training=False,
+            seed=0,
+            augmentation=self.config.recipe.augmentation,
+        )
+        return evaluate(network, LabelledBatches(loader, self.device))
+
+    def trainer(self, network: Network, recipe: Recipe, loss: Loss) -> Trainer:
+        """A training run of a network on all training pictures."""
+        from fpnas.data.loader import ImageLoader
+        from fpnas.stages.batches import Batches
+        from fpnas.training.loop import Trainer
+
+        loader = ImageLoader(
+            self.dataset,
+            "train",
+            batch_size=recipe.batch_size,
+            input_size=self.architecture.input_size,
+            training=True,
+            seed=self.config.seed,
+            augmentation=recipe.augmentation,
+        )
+        return Trainer(network, Batches(loader, self.device), recipe, loss, self.evaluate)
+
+
+def train(
+    context: StageContext, trainer: Trainer, *, phase: str = "", saved: Any = None, kept: Any = None
+) -> Evaluation:
+    """Trains to the end with checkpoints, metrics and progress.
+
+    Args:
+        context: Of the stage.
+        trainer: The run.
+        phase: Put before the names of metrics when a stage trains more than one network.
+        saved: State to go on from.
+        kept: Put into every checkpoint beside the trainer's state.
+    """
+    if saved is not None:
+        trainer.load_state(saved)
+    total = trainer.num_steps
+    latest = ""
+
+    def on_step(record: dict[str, float] | None) -> None:
+        nonlocal latest
+        if record is not None:
+            epoch = round(record["epoch"])
+            metrics = {f"{phase}{k}": v for k, v in record.items() if k != "epoch"}
+            context.tracking.log_metrics(epoch, metrics)
+            latest = f", top-1 {record['top1']:.3f}"
+        epochs = trainer.step / len(trainer.batches)
+        message = f"{phase.rstrip('_') or 'epoch'} {epochs:.1f} of {trainer.recipe.epochs}{latest}"
+        context.after_step(
+            trainer.step, total, lambda: {"trainer": trainer.state(), "kept": kept}, message
+        )
+
+    return trainer.run(on_step)
+
+
+def write_model(
+    context: StageContext,
+    bench: Workbench,
+    trainer: Trainer,
+    evaluation: Evaluation,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Writes the model artifact."""
+    import pandas as pd
+
+    from fpnas.report.figures import training_curves
+    from fpnas.training.loop import TRAINING_COLUMNS
+
+    output = context.output
+    weights = {k: v.cpu().contiguous() for k, v in trainer.final_network.state_dict().items()}
+    output.write_tensors("model.safetensors", weights)
+    output.write_json("architecture.json", bench.architecture.to_json())
+    output.write_json(
+        "model.json",
+        {
+            "classes": [asdict(info) for info in bench.dataset.classes],
+            "mean": list(bench.dataset.mean),
+            "std": list(bench.dataset.std),
+            "input_size": bench.architecture.input_size,
+            "evaluation": asdict(evaluation),
+            **(extra or {}),
+        },
+    )
+    history = pd.DataFrame(trainer.history, columns=list(TRAINING_COLUMNS))
+    history.to_parquet(output.path("history.parquet"), index=False)
+    figure = training_curves({context.stage.name: history})
+    context.tracking.log_figure(figure, "training_curves.png")
+
+
+def load_model(artifact: Artifact) -> tuple[Network, dict[str, Any]]:
+    """Reads a model artifact: the network in evaluation mode, and ``model.json``."""
+    from fpnas.architecture import Architecture
+    from fpnas.networks.network import Network
+
+    info = artifact.read_json("model.json")
+    architecture = Architecture.from_json(artifact.read_json("architecture.json"))
+    network = Network(architecture, len(info["classes"]))
+    network.load_state_dict(artifact.read_tensors("model.safetensors"))
+    return network.eval(), info

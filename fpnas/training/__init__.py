@@ -1,0 +1,1 @@
+"""Training of a decoded architecture: recipe, loop, evaluation, distillation."""

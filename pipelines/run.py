@@ -1,0 +1,241 @@
+"""A run on this machine: checks, services, the engine, and the summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fpnas.errors import InputError
+from fpnas.stages.base import STAGES
+from fpnas.storage import Store, connect, home_directory
+from pipelines.display import Display
+from pipelines.local import Outcome, run_local
+from pipelines.plan import Plan, Request, make_plan
+
+
+def run(request: Request, console: Console) -> dict[str, Any]:
+    """Runs the pipeline with the local engine.
+
+    Args:
+        request: What to run.
+        console: Where progress goes.
+
+    Returns:
+        The JSON document of ``fpnas run --json``.
+
+    Raises:
+        InputError: Before any work.
+        FpnasError: A stage failed, or was stopped.
+    """
+    plan = make_plan(request)
+    home = home_directory()
+    with _services(home):
+        store = connect()
+        check(plan, store)
+        directory = home / "runs" / plan.info.run_id
+        with _only_one(directory):
+            _write_json(directory / "run.json", plan.to_json())
+            console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
+            with _same_terminal(console) as own:
+                outcomes = run_local(plan.parameters(), directory, Display(own, tuple(STAGES)))
+            result = summarize(plan, outcomes, store, directory)
+            _write_json(directory / "result.json", result)
+    return result
+
+
+def check(plan: Plan, store: Store) -> None:
+    """Checks storage, tracking and pictures.
+
+    Raises:
+        InputError: Naming what cannot be used.
+    """
+    from fpnas import tracking
+    from fpnas.data.prepare import check as check_data
+    from fpnas.stages.prepare import Config
+
+    store.check()
+    tracking.initialise()
+    prepare = plan.configs["prepare"]
+    assert isinstance(prepare, Config)
+    check_data(prepare.options(), store.client)
+
+
+def resumed(run_id: str, given: Mapping[str, Any]) -> Request:
+    """The request of an earlier run, to go on with it.
+
+    Args:
+        run_id: The run.
+        given: What the user states again; it must not differ.
+
+    Raises:
+        InputError: No such run, or a statement that differs from it.
+    """
+    path = home_directory() / "runs" / run_id / "run.json"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in path.parent.parent.glob("*/run.json"))
+        raise InputError(
+            "--resume",
+            run_id,
+            "is not a run on this machine",
+            legal=", ".join(known) or "none",
+            fix="start a new run without --resume",
+        )
+    stored = json.loads(path.read_text(encoding="utf-8"))["request"]
+    for field, value in given.items():
+        if value != stored[field] and value != tuple(stored[field] or ()):
+            raise InputError(
+                field.upper(),
+                value,
+                f"differs from the run's {stored[field]}",
+                fix=f"leave it out to resume {run_id}, or start a new run without --resume",
+            )
+    request = Request(**{**stored, "overrides": tuple(stored["overrides"])})
+    plan = make_plan(request)
+    if plan.info.run_id != run_id:
+        raise InputError(
+            "--resume",
+            run_id,
+            "was configured by another version of the space or the profile",
+            fix="start a new run without --resume",
+        )
+    return request
+
+
+@contextlib.contextmanager
+def _services(home: Path) -> Iterator[None]:
+    """S3 on loopback unless an endpoint is set, and its address in the environment."""
+    if os.environ.get("S3_ENDPOINT_URL"):
+        yield
+        return
+    from fpnas.services import local_s3
+
+    text = os.environ.get("S3_PORT", "")
+    if text and not text.isdecimal():
+        raise InputError("S3_PORT", text, "is not a port", legal="1 to 65535", fix="unset it")
+    with local_s3(home, int(text) if text else None) as service:
+        before = dict(os.environ)
+        os.environ.update(service.environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _same_terminal(console: Console) -> Iterator[Console]:
+    """A console on the same terminal that stays there when this process's output is redirected."""
+    try:
+        descriptor = os.dup(console.file.fileno())
+    except (OSError, ValueError):  # not a real file, as in a test
+        yield console
+        return
+    with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as file:
+        yield Console(file=file)
+
+
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Two processes must not work on one run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                "run",
+                directory.name,
+                "is being worked on by another process",
+                fix="wait for it or stop it",
+            ) from error
+        yield
+
+
+def summarize(
+    plan: Plan, outcomes: Mapping[str, Outcome], store: Store, directory: Path
+) -> dict[str, Any]:
+    """Builds the JSON document, and copies the report into the run's folder."""
+    from fpnas import tracking
+    from fpnas.stages.base import parent_run_id
+
+    report_uri = outcomes["register"].artifact
+    assert report_uri is not None
+    report = store.open(report_uri)
+    summary = report.read_json("summary.json")
+    registration = report.read_json("registration.json")
+    (directory / "report.html").write_bytes(report.fetch("report.html").read_bytes())
+    place = tracking.initialise()
+    search_seconds = sum(outcomes[name].seconds or 0.0 for name in ("coarse", "fine"))
+    return {
+        "run_id": plan.info.run_id,
+        "space": plan.info.space,
+        "model": plan.info.model,
+        "profile": plan.info.profile,
+        "stages": [
+            {
+                "name": outcome.name,
+                "status": outcome.status,
+                "seconds": round(outcome.elapsed_seconds, 3),
+                "cached": outcome.cached,
+                "artifact": outcome.artifact,
+            }
+            for outcome in outcomes.values()
+        ],
+        "architecture": summary["architecture"],
+        "search": {**summary["search"], "seconds": round(search_seconds, 3)},
+        "train": summary["train"],
+        "distill": summary["distill"],
+        "registered_model": {key: registration[key] for key in ("name", "version", "aliases")},
+        "mlflow": {
+            "tracking_uri": place.uri,
+            "experiment_id": place.experiment_id,
+            "run_id": parent_run_id(plan.info),
+        },
+        "report": str(directory / "report.html"),
+        "command": plan.info.command,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Writes a file that is either the old one or the whole new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def serve_ui(port: int, console: Console) -> None:
+    """Serves MLflow's pages over the runs of this machine until interrupted.
+
+    Raises:
+        InputError: The port is in use, or MLflow is a server elsewhere.
+    """
+    import threading
+
+    from fpnas import tracking
+    from fpnas.services import mlflow_server
+
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    if elsewhere:
+        raise InputError(
+            "MLFLOW_TRACKING_URI",
+            elsewhere.rpartition("@")[2],
+            "is a server of its own",
+            fix="open it in a browser, or unset the variable to see the runs of this machine",
+        )
+    home = home_directory()
+    with _services(home):
+        place = tracking.initialise()
+        with mlflow_server(home, port) as server:
+            console.print(
+                f"runs: {place.experiment_url(server.url)}\nstop with Ctrl-C",
+                highlight=False,
+                soft_wrap=True,
+            )
+            threading.Event().wait()
