@@ -74,9 +74,6 @@ class Display:
         else:
             self._line(name, f"FAILED: {event['cause'].splitlines()[0]}", mark="!", always=True)
 
-    def tick(self) -> None:
-        """Called several times a second."""
-
     def _time_left(self, name: str, event: Mapping[str, Any]) -> str:
         """Extrapolates from the first progress, since a stage that resumes starts in mid-way."""
         first_time, first_done = self._first.setdefault(name, (event["time"], event["done"]))
@@ -105,7 +102,9 @@ class Display:
         if always or now - self._last_line >= _LOG_SECONDS:
             self._last_line = now
             share = f"{done / total:4.0%} " if done is not None and total else ""
-            self._console.print(f"{name:<9} {share}{note}", highlight=False, markup=False)
+            self._console.print(
+                f"{name:<9} {share}{note}", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def _clock(seconds: float) -> str:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from fpnas.errors import FpnasError, StoppedError
-from fpnas.stages.base import LOG_DIRECTORY, STAGES
+from fpnas.stages.base import ENGINE_PID, LOG_DIRECTORY, STAGES
 from fpnas.stages.events import STATUS_FILE
 from pipelines.display import Display
 
@@ -105,9 +105,10 @@ def run_local(
     events.unlink(missing_ok=True)
     events.touch()
     follower = _Follower(events, outcomes, display)
+    variables = {STATUS_FILE: events, LOG_DIRECTORY: logs, ENGINE_PID: os.getpid()}
     failure: Exception | None = None
     with (
-        _environment({STATUS_FILE: str(events), LOG_DIRECTORY: str(logs)}),
+        _environment({name: str(value) for name, value in variables.items()}),
         _forwarded_signals(outcomes) as stopped,
         follower,
     ):
@@ -166,7 +167,6 @@ class _Follower:
                     self._display.show(event)
                 if ended:
                     return
-                self._display.tick()
                 self._done.wait(0.1)
 
 

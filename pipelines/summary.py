@@ -14,6 +14,7 @@ from fpnas.report.table import (
     format_points,
     format_seconds,
 )
+from fpnas.tracking import run_url
 
 
 def print_summary(result: dict[str, Any], console: Console) -> None:
@@ -46,8 +47,16 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
         "registered": f"{registered['name']} version {registered['version']} "
         f"({', '.join(registered['aliases'])})",
         "report": result["report"],
+        "mlflow": _mlflow(result["mlflow"]),
         "next": "make mlflow-ui shows all runs; fpnas compare puts them side by side",
     }
     width = max(len(name) for name in lines)
     for name, text in lines.items():
         console.print(f"[bold]{name:>{width}}[/]  {text}", highlight=False, soft_wrap=True)
+
+
+def _mlflow(place: dict[str, Any]) -> str:
+    uri, experiment, run = place["tracking_uri"], place["experiment_id"], place["run_id"]
+    if uri.startswith("http"):
+        return run_url(uri, experiment, run)
+    return f"{run_url('http://127.0.0.1:5000', experiment, run)} (after make mlflow-ui)"

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
 """Environment variable: where a stage puts its log file; without it logs go to stderr."""
+
+ENGINE_PID = "FPNAS_ENGINE_PID"
+"""Environment variable: the process that a stage must not outlive."""
 
 _LOG = logging.getLogger("fpnas")
 
@@ -365,6 +369,7 @@ def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: s
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    _end_with_engine()
     events.write("start", pid=os.getpid(), log=str(log) if log else "")
     try:
         store = connect()
@@ -400,6 +405,23 @@ def _redirect_output(name: str) -> Path | None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     return path
+
+
+def _end_with_engine() -> None:
+    """Ends this process when the engine is gone, killed say: a new one may start the same stage."""
+    engine = os.environ.get(ENGINE_PID)
+    if not engine:
+        return
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.25)
+            try:
+                os.kill(int(engine), 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, name="engine", daemon=True).start()
 
 
 @cache

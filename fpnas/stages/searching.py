@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from fpnas.errors import InputError
 from fpnas.search.options import SearchOptions
 from fpnas.stages.config import SpaceConfig, StageConfig
 
@@ -116,6 +117,15 @@ def search(
     options = context.config.search
     num_classes = evaluator.supernet.classifier.out_features
     cost_model = CostModel(space, num_classes)
+    low, high = cost_model.range_macs()
+    if not low <= space.target_macs <= high:
+        raise InputError(
+            "target_macs",
+            space.target_macs,
+            f"is outside what {space.name} can reach with {num_classes} classes",
+            legal=f"{low} to {high}",
+            fix="choose a target in the range or another input size",
+        )
     saved = context.restore()
     if saved is not None:
         state.load_state(saved["search"])

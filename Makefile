@@ -1,0 +1,73 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# What pipeline-run and pipeline-compile pass on; empty ones take the command's defaults.
+SPACE ?= tiny
+MODEL ?=
+DATA ?= digits
+PROFILE ?= smoke
+ENGINE ?= local
+STRATEGY ?= fpnas
+SEED ?= 0
+SET ?=
+PORT ?= 5000
+OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
+
+RUN_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
+  --profile '$(PROFILE)' --strategy '$(STRATEGY)' --seed '$(SEED)' \
+  $(foreach pair,$(SET),--set '$(pair)')
+
+.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor test lint format clean
+
+help:  ## Show this help
+	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Options of pipeline-run: SPACE=$(SPACE) MODEL= DATA=$(DATA) PROFILE=$(PROFILE)" \
+	  "ENGINE=$(ENGINE) STRATEGY=$(STRATEGY) SEED=$(SEED) SET='section.key=value ...'"
+
+# The stamp is newer than what it was made from, so setting up again happens when that changes.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fpnas needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.stamp  ## Create .venv with everything that is needed
+
+pipeline-run: setup  ## Search, decode, train, distill and register (see the options below)
+	@$(BIN)/fpnas run --engine '$(ENGINE)' $(RUN_OPTIONS)
+
+pipeline-compile: setup  ## Write the pipeline as KFP's IR to OUTPUT, for a cluster
+	@$(BIN)/fpnas compile $(RUN_OPTIONS) --output '$(OUTPUT)'
+
+mlflow-ui: setup  ## Serve MLflow's pages over this machine's runs on PORT
+	@$(BIN)/fpnas ui --port '$(PORT)'
+
+compare: setup  ## Put the finished runs of this machine side by side
+	@$(BIN)/fpnas compare
+
+doctor: setup  ## Check everything that a run needs
+	@$(BIN)/fpnas doctor
+
+test: setup  ## Run the tests
+	@$(BIN)/pytest
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Delete the environment and caches; runs and models under .fpnas stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

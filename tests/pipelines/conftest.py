@@ -1,0 +1,91 @@
+"""A run that takes seconds: a space of two groups, and a handful of digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPACE = """
+name: nano
+description: Two groups, for tests.
+choices: {kernel: [0, 3], activation: [relu, swish], splits: [0, 2]}
+stem: {channels: 8, stride: 2}
+groups:
+  - {expansion: [1.5, 3, 1.5], channels: [8, 16, 8], repeat: 1, stride: 1}
+  - {expansion: [1.5, 3, 1.5], channels: [16, 24, 8], repeat: 1, stride: 2}
+head: {channels: 32}
+models:
+  n0: {input_size: 16, target_macs: 200_000}
+"""
+
+PROFILE = """
+prepare: {max_images_per_class: 20}
+coarse: {batch_size: 16, search: {num_steps: 12, warmup_steps: 4}}
+fine: {batch_size: 16, search: {num_steps: 8}}
+recipe: {epochs: 6, batch_size: 16}
+distill: {teacher_epochs: 2}
+"""
+
+
+class Workplace:
+    """A folder of its own, and the command line in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "nano.yaml").write_text(SPACE)
+        (folder / "quick.yaml").write_text(PROFILE)
+        hidden = ("S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "AWS_", "FPNAS_")
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        self.environ |= {"FPNAS_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+
+    def command(self, *options: str) -> list[str]:
+        words = ["run", "--space", "nano.yaml", "--profile", "quick.yaml", "--json", *options]
+        return [sys.executable, "-m", "fpnas.cli", *words]
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*options),
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str) -> dict:
+        process = self.start(*options)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return json.loads(output)
+
+    def fails(self, *words: str) -> tuple[int, str]:
+        """Any command that must fail: its status and its message."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fpnas.cli", *words],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        return done.returncode, " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, dict]:
+    """A run from beginning to end, shared by the tests that only read it."""
+    workplace = Workplace(tmp_path_factory.mktemp("finished"))
+    return workplace, workplace.run()

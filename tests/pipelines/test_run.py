@@ -1,0 +1,201 @@
+"""The whole pipeline, over real S3 into real MLflow, in seconds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fpnas.stages.base import STAGES
+
+from .conftest import Workplace
+
+
+def manifests(result: dict, workplace: Workplace) -> dict[str, dict]:
+    """The manifests of a run's artifacts, read straight from the folder behind the S3 endpoint."""
+    found = {}
+    for stage in result["stages"]:
+        path = workplace.folder / "home" / "s3" / stage["artifact"].removeprefix("s3://")
+        found[stage["name"]] = json.loads((path / "manifest.json").read_text())
+    return found
+
+
+def test_the_document_names_everything_that_was_made(finished):
+    workplace, result = finished
+    assert [stage["name"] for stage in result["stages"]] == list(STAGES)
+    assert all(stage["status"] == "finished" and not stage["cached"] for stage in result["stages"])
+    assert 0 < result["architecture"]["macs"] <= result["architecture"]["target_macs"] == 200_000
+    assert result["search"]["num_samples"] >= 20
+    assert 0 <= result["train"]["top1"] <= 1
+    assert 0 <= result["distill"]["top1"] <= 1
+    assert result["registered_model"]["name"] == "fp-nas-n0"
+    assert result["registered_model"]["aliases"] == ["challenger", "champion"]
+    assert Path(result["report"]).read_text().startswith("<!doctype html>")
+    assert set(result["mlflow"]) == {"tracking_uri", "experiment_id", "run_id"}
+    stored = manifests(result, workplace)
+    assert {name: m["kind"] for name, m in stored.items()} == {n: s.kind for n, s in STAGES.items()}
+
+
+def test_mlflow_has_the_run_with_its_stages_and_the_registered_model(finished):
+    import mlflow
+
+    _, result = finished
+    client = mlflow.MlflowClient(result["mlflow"]["tracking_uri"])
+    parent = client.get_run(result["mlflow"]["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["macs"] == result["architecture"]["macs"]
+    assert parent.data.metrics["top1_distill"] == result["distill"]["top1"]
+    children = client.search_runs(
+        [result["mlflow"]["experiment_id"]],
+        f"tags.mlflow.parentRunId = '{parent.info.run_id}'",
+    )
+    assert {run.info.run_name for run in children} == set(STAGES)
+    assert {run.info.status for run in children} == {"FINISHED"}
+    coarse = next(run for run in children if run.info.run_name == "coarse")
+    entropies = client.get_metric_history(coarse.info.run_id, "entropy_nats")
+    assert [metric.step for metric in entropies] == list(range(1, 13))
+    version = client.get_model_version_by_alias("fp-nas-n0", "champion")
+    assert version.tags["architecture_sha256"] == result["architecture"]["sha256"]
+
+
+def test_the_same_command_again_finds_everything(finished):
+    workplace, result = finished
+    again = workplace.run()
+    assert all(stage["cached"] for stage in again["stages"])
+    assert again["mlflow"] == result["mlflow"]
+    assert again["registered_model"] == result["registered_model"]
+    assert [s["artifact"] for s in again["stages"]] == [s["artifact"] for s in result["stages"]]
+
+
+def test_a_changed_recipe_repeats_only_what_depends_on_it(finished):
+    workplace, _ = finished
+    changed = workplace.run("--set", "recipe.epochs=3")
+    cached = {stage["name"]: stage["cached"] for stage in changed["stages"]}
+    assert cached == {
+        "prepare": True,
+        "coarse": True,
+        "fine": True,
+        "decode": True,
+        "train": False,
+        "distill": False,
+        "register": False,
+    }
+
+
+def wait_for_progress(workplace: Workplace, process, stage: str, done: int) -> None:
+    """Waits until a stage has made some steps, and a checkpoint after each of them."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        for path in (workplace.folder / "home" / "runs").glob("*/events.jsonl"):
+            for line in path.read_text().splitlines():
+                event = json.loads(line)
+                begun = event["stage"] == stage and event["event"] == "progress"
+                if begun and done <= event["done"] < event["total"]:
+                    return
+        time.sleep(0.02)
+    raise AssertionError(f"{stage} made no progress")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, workplace, number):
+    reference, result = finished
+    every_step = [
+        word
+        for stage in ("coarse", "fine", "train", "distill")
+        for word in ("--set", f"{stage}.runtime.checkpoint_seconds=0")
+    ]
+    for stage, done in (("coarse", 6), ("fine", 3), ("train", 12)):
+        process = workplace.start(*every_step)
+        wait_for_progress(workplace, process, stage, done)
+        process.kill()
+        process.communicate(timeout=60)
+    resumed = workplace.run(*every_step)
+    assert not next(s for s in resumed["stages"] if s["name"] == "train")["cached"]
+    log = next((workplace.folder / "home" / "runs").glob("*/logs/train.log")).read_text()
+    assert "resuming from" in log
+    before, after = manifests(result, reference), manifests(resumed, workplace)
+    for name in STAGES:
+        if name != "register":  # the report tells how long everything took
+            assert after[name]["digest"] == before[name]["digest"], name
+    summaries = [m["register"]["files"]["summary.json"] for m in (before, after)]
+    assert summaries[0] == summaries[1]
+
+
+def test_sigterm_writes_a_checkpoint_and_tells_that_the_run_can_be_resumed(workplace):
+    long = ("--set", "coarse.search.num_steps=100000")
+    process = workplace.start(*long)
+    wait_for_progress(workplace, process, "coarse", 2)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert output == ""
+    assert "run the same command again" in errors
+    slots = (workplace.folder / "home" / "s3" / "fpnas" / "checkpoints").rglob("*.safetensors")
+    assert any(slots)
+
+
+def test_a_failing_stage_is_reported_with_its_cause_and_its_log(workplace):
+    status, message = workplace.fails(
+        *workplace.command("--set", "coarse.search.learning_rate=1e30")[3:]
+    )
+    assert status == 1
+    assert "the stage coarse failed" in message
+    assert "gradient is" in message or "log-likelihoods are" in message
+    assert "coarse.log" in message
+    assert "run the same command again" in message
+
+
+def test_one_process_at_a_time_works_on_a_run_and_its_stage_ends_with_it(workplace):
+    long = ("--set", "coarse.search.num_steps=100000")
+    process = workplace.start(*long)
+    try:
+        wait_for_progress(workplace, process, "coarse", 2)
+        status, message = workplace.fails(*workplace.command(*long)[3:])
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert status == 2
+    assert "is being worked on by another process" in message
+    events = next((workplace.folder / "home" / "runs").glob("*/events.jsonl")).read_text()
+    starts = [json.loads(line) for line in events.splitlines() if '"start"' in line]
+    pid = next(event["pid"] for event in starts if event["stage"] == "coarse")
+    deadline = time.monotonic() + 60
+    while is_running(pid):
+        assert time.monotonic() < deadline, "the stage outlived its engine"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_run_can_be_resumed_by_name_but_not_with_other_options(finished):
+    workplace, result = finished
+    base = ["run", "--resume", result["run_id"]]
+    status, message = workplace.fails(*base, "--seed", "7")
+    assert status == 2
+    assert "SEED=7 differs from the run's 0" in message
+    status, message = workplace.fails("run", "--resume", "nothing")
+    assert status == 2
+    assert result["run_id"] in message
+
+
+def test_a_damaged_artifact_is_made_again(workplace):
+    result = workplace.run()
+    decode = next(stage for stage in result["stages"] if stage["name"] == "decode")
+    folder = workplace.folder / "home" / "s3" / decode["artifact"].removeprefix("s3://")
+    victim = next(folder.rglob("architecture.json"))
+    victim.write_text("{}")
+    again = workplace.run()
+    cached = {stage["name"]: stage["cached"] for stage in again["stages"]}
+    assert not cached["decode"]
+    assert cached["train"]  # what was made again is what it was
+    assert again["architecture"] == result["architecture"]
