@@ -29,7 +29,8 @@ class Display:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
-        self._first: dict[str, tuple[float, float]] = {}
+        self._first: dict[str, tuple[float, float, float]] = {}
+        self._done: dict[str, float] = {}
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -75,12 +76,15 @@ class Display:
             self._line(name, f"FAILED: {event['cause'].splitlines()[0]}", mark="!", always=True)
 
     def _time_left(self, name: str, event: Mapping[str, Any]) -> str:
-        """Extrapolates from the first progress, since a stage that resumes starts in mid-way."""
-        first_time, first_done = self._first.setdefault(name, (event["time"], event["done"]))
-        done = event["done"] - first_done
-        if done <= 0 or event["time"] - first_time < 1:
+        """Extrapolates from where the stage went on, which after a resume is not the beginning."""
+        now, done, total = event["time"], event["done"], event["total"]
+        first = self._first.get(name)
+        if first is None or total != first[2] or done < self._done[name]:
+            first = self._first[name] = (now, done, total)  # another part of the stage
+        self._done[name] = done
+        if done <= first[1] or now - first[0] < 1:
             return ""
-        left = (event["time"] - first_time) / done * (event["total"] - event["done"])
+        left = (now - first[0]) / (done - first[1]) * (total - done)
         return f", {_clock(left)} left"
 
     def _line(

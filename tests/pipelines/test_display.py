@@ -49,6 +49,11 @@ def test_a_terminal_shows_the_time_left_from_the_speed_since_the_stage_went_on()
     assert "fine" in text
 
 
+def test_the_time_left_is_of_the_part_that_runs():
+    events = [progress(110, 0), progress(120, 90), progress(121, 0), progress(131, 50)]
+    assert "K = 7, 10 s left" in shown(START, *events, terminal=True)
+
+
 def test_an_outcome_takes_the_events_of_its_stage():
     outcome = Outcome("coarse")
     outcome.update({**START, "stage": "coarse"})

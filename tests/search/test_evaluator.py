@@ -1,0 +1,160 @@
+"""The supernet as an evaluator: one step by hand, likelihoods, divergence, resumption."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fpnas.errors import DivergedError
+from fpnas.estimator import importance_weights
+from fpnas.networks.supernet import Supernet
+from fpnas.search.evaluator import SupernetEvaluator, TableEvaluator
+from fpnas.space import load_space
+from fpnas.state import pack, unpack
+
+CLASSES, BATCH = 3, 4
+SPACE = load_space("tiny").open(input_size=8)
+FIRST = torch.tensor([[0, 0, 1, 0, 0]] * 5)
+SECOND = torch.tensor([[0, 1, 0, 1, 2]] * 5)
+
+
+class MemoryBatches:
+    """Endless random batches, each made from its number."""
+
+    def __init__(self, seed, scale=1.0):
+        self.seed, self.scale, self.position = seed, scale, 0
+
+    def batch(self, position):
+        generator = torch.Generator().manual_seed(1000 * self.seed + position)
+        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+        images = torch.randn(BATCH, 3, 8, 8, generator=generator) * self.scale
+        return images + labels.view(-1, 1, 1, 1), labels
+
+    def __iter__(self):
+        while True:
+            self.position += 1
+            yield self.batch(self.position - 1)
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+
+def make_evaluator(*, scale=1.0, **options):
+    torch.manual_seed(0)
+    values = {
+        "temperature": "sum",
+        "ess_fraction": 0.5,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1e9,
+    }
+    supernet = Supernet(SPACE, CLASSES)
+    sources = MemoryBatches(1, scale), MemoryBatches(2, scale)
+    return SupernetEvaluator(supernet, *sources, **{**values, **options})
+
+
+def losses_of(supernet, points, images, labels):
+    logits = [supernet(images, supernet.architecture(point)) for point in points]
+    return torch.stack([F.cross_entropy(z, labels) for z in logits])
+
+
+def test_likelihoods_are_those_of_the_architecture_half():
+    evaluator = make_evaluator()
+    images, labels = MemoryBatches(2).batch(0)
+    with torch.no_grad():
+        losses = losses_of(evaluator.supernet, [FIRST, SECOND], images, labels)
+    before = [p.clone() for p in evaluator.supernet.parameters()]
+    values, number = evaluator.log_likelihood(torch.stack([SECOND, FIRST, SECOND]))
+    assert number == BATCH
+    expected = -BATCH * losses[[1, 0, 1]].double()
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+    assert all(map(torch.equal, evaluator.supernet.parameters(), before))
+    # The next call sees the next batch.
+    assert not torch.equal(evaluator.log_likelihood(FIRST[None])[0], values[1:2])
+
+
+def test_a_training_step_by_hand():
+    evaluator, twin = make_evaluator(), make_evaluator().supernet
+    images, labels = MemoryBatches(1).batch(0)
+    losses = losses_of(twin, [FIRST, SECOND], images, labels)
+    # FIRST was drawn twice: it counts twice.
+    drawn = importance_weights(
+        -BATCH * losses.detach()[[0, 0, 1]], batch_size=BATCH, temperature="sum"
+    ).weights
+    weights = torch.stack([drawn[0] + drawn[1], drawn[2]])
+    assert 0.02 < weights[1] < 0.98  # both count
+    loss = (weights * losses).sum()
+    loss.backward()
+    returned = evaluator.train_step(torch.stack([FIRST, SECOND, FIRST]), learning_rate=0.1)
+    assert returned == pytest.approx(loss.item(), rel=1e-5)
+    for (name, parameter), other in zip(
+        twin.named_parameters(), evaluator.supernet.parameters(), strict=True
+    ):
+        if parameter.grad is None:
+            assert torch.equal(other, parameter), name
+        else:  # Nesterov's first step is 1 + momentum times the gradient's
+            moved = parameter - 0.1 * 1.9 * parameter.grad
+            torch.testing.assert_close(other, moved, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_is_scaled_down():
+    evaluator = make_evaluator(max_grad_norm=1e-3)
+    before = [p.clone() for p in evaluator.supernet.parameters()]
+    evaluator.train_step(FIRST[None], learning_rate=1.0)
+    moved = sum(
+        float((p.detach() - b.detach()).square().sum())
+        for p, b in zip(evaluator.supernet.parameters(), before, strict=True)
+    )
+    assert 0 < moved**0.5 <= 1.9e-3 * 1.01
+
+
+def test_training_lowers_the_loss_of_what_is_trained():
+    evaluator = make_evaluator()
+    first, *_, last = [evaluator.train_step(FIRST[None], 0.05) for _ in range(30)]
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize("points", [[FIRST], [FIRST, SECOND]])
+def test_pictures_that_are_not_numbers_diverge(points):
+    evaluator = make_evaluator(scale=float("nan"))
+    before = [p.clone() for p in evaluator.supernet.parameters()]
+    with pytest.raises(DivergedError, match="nan"):
+        evaluator.train_step(torch.stack(points), 0.1)
+    with pytest.raises(DivergedError, match="nan"):
+        evaluator.log_likelihood(FIRST[None])
+    assert all(map(torch.equal, evaluator.supernet.parameters(), before))
+
+
+def test_it_goes_on_as_if_it_had_not_stopped():
+    points = torch.stack([FIRST, SECOND])
+    evaluator = make_evaluator()
+    evaluator.train_step(points, 0.1)
+    evaluator.log_likelihood(points)
+    tensors, structure = pack(evaluator.state())
+    tensors = {path: tensor.clone() for path, tensor in tensors.items()}
+    expected = evaluator.train_step(points, 0.1), *evaluator.log_likelihood(points)
+    other = make_evaluator()
+    other.load_state(unpack(tensors, json.loads(json.dumps(structure))))
+    found = other.train_step(points, 0.1), *other.log_likelihood(points)
+    assert found[0] == expected[0]
+    assert torch.equal(found[1], expected[1])
+    assert all(map(torch.equal, other.supernet.parameters(), evaluator.supernet.parameters()))
+
+
+def test_a_table_returns_its_values():
+    table = TableEvaluator(lambda choices: -choices.sum(dim=(1, 2)).double(), batch_size=2)
+    points = torch.stack([FIRST, SECOND])
+    values, number = table.log_likelihood(points)
+    assert values.tolist() == [-5, -20]
+    assert number == 2
+    assert table.train_step(points, 0.1) == 12.5 / 2
+    assert table.state() == {}
+
+
+@pytest.mark.xfail(reason="Nesterov's momentum cannot be 0", strict=True, raises=ValueError)
+def test_momentum_may_be_zero():
+    make_evaluator(momentum=0.0).train_step(FIRST[None], 0.1)
