@@ -76,7 +76,7 @@ class Architecture:
                 blocks.append(
                     BlockSpec(
                         in_channels=channels,
-                        mid_channels=int(mid_channels(channels, group.expansion)),
+                        mid_channels=int(expanded_channels(channels, group.expansion)),
                         out_channels=group.channels,
                         kernel=group.kernel,
                         activation=group.activation,
@@ -160,6 +160,15 @@ def mid_channels(in_channels: Any, expansion: Any) -> Any:
     width = in_channels * expansion
     rounded = (width + 4) // 8 * 8
     return rounded + (rounded < 8) * (8 - rounded)
+
+
+def expanded_channels(in_channels: Any, expansion: Any) -> Any:
+    """Width of the depthwise convolution; without an expanding layer it is that of the input.
+
+    Works on numbers and on numpy arrays.
+    """
+    keeps = expansion == 1
+    return mid_channels(in_channels, expansion) * (1 - keeps) + in_channels * keeps
 
 
 def architecture_at(space: SearchSpace, choices: Sequence[Sequence[int]]) -> Architecture:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fpnas.architecture import Architecture, mid_channels
+from fpnas.architecture import Architecture, expanded_channels, mid_channels
 from fpnas.space import CHANNELS, EXPANSION, KERNEL, SPLITS, SearchSpace
 
 IntArray = NDArray[np.int64]
@@ -45,7 +45,7 @@ def _block_cost(
 ) -> tuple[Any, Any]:
     """MACs and parameters of one block; the arguments broadcast against each other."""
     pixels_in, pixels_out = input_size**2, output_size(input_size, stride) ** 2
-    mid = mid_channels(in_channels, expansion)
+    mid = expanded_channels(in_channels, expansion)
     expand = np.not_equal(expansion, 1) * in_channels * mid
     # Without an attention there is one depthwise convolution, with r splits there are r.
     branches = np.maximum(splits, 1)

@@ -196,8 +196,8 @@ class SpaceFile(_Strict):
         space = SearchSpace(
             name=self.name,
             model=model,
-            input_size=input_size or point.input_size,
-            target_macs=target_macs or point.target_macs,
+            input_size=point.input_size if input_size is None else input_size,
+            target_macs=point.target_macs if target_macs is None else target_macs,
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head.channels,
@@ -303,6 +303,10 @@ def parse_space(data: Any, origin: str) -> SpaceFile:
     for index, row in enumerate(space.groups):
         _check_range(f"groups.{index}.expansion", row.expansion, origin)
         _check_range(f"groups.{index}.channels", row.channels, origin, integer=True)
+        for field in ("kernel", "activation", "splits"):
+            _check_distinct(f"groups.{index}.{field}", getattr(row, field), origin)
+    for field in ("kernel", "activation", "splits"):
+        _check_distinct(f"choices.{field}", getattr(space.choices, field), origin)
     for name, model in space.models.items():
         if model.repeats is not None and len(model.repeats) != len(space.groups):
             raise InputError(
@@ -318,6 +322,13 @@ def parse_space(data: Any, origin: str) -> SpaceFile:
                 f"models.{name}.repeats", repeats, f"leaves no block in {origin}", fix="raise one"
             )
     return space
+
+
+def _check_distinct(field: str, values: list[Any] | None, origin: str) -> None:
+    if values is not None and len(set(values)) < len(values):
+        raise InputError(
+            field, values, f"names a choice twice (in {origin})", fix="leave the second one out"
+        )
 
 
 def _fix_for(error_type: str, key: str) -> str:
@@ -338,7 +349,10 @@ def _fix_for(error_type: str, key: str) -> str:
 
 def _check_range(field: str, value: Range, origin: str, *, integer: bool = False) -> None:
     problem = ""
-    if isinstance(value, list):
+    values = value if isinstance(value, list) else [value]
+    if not all(math.isfinite(number) for number in values):
+        problem = "must be finite"
+    elif isinstance(value, list):
         if len(value) != 3:
             problem = "is not [min, max, step]"
         elif not (value[0] > 0 and value[2] > 0 and value[1] >= value[0]):
@@ -347,7 +361,6 @@ def _check_range(field: str, value: Range, origin: str, *, integer: bool = False
             problem = "has a step that does not fit: max - min is not a multiple of it"
     elif value <= 0:
         problem = "must be positive"
-    values = value if isinstance(value, list) else [value]
     if not problem and integer and any(number != int(number) for number in values):
         problem = "must be whole numbers"
     if problem:

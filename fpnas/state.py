@@ -27,8 +27,11 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach()
-            return {_TENSOR: path}
+            name = path
+            while name in tensors:  # keys 0 and "0", or "a.b" and a dict in a dict
+                name += "'"
+            tensors[name] = node.detach()
+            return {_TENSOR: name}
         if isinstance(node, dict):
             return {_MAP: [[key, walk(value, f"{path}.{key}")] for key, value in node.items()]}
         if isinstance(node, list | tuple):

@@ -212,11 +212,6 @@ def test_the_counter_leaves_no_hooks_behind():
     assert not conv._forward_hooks
 
 
-@pytest.mark.xfail(
-    reason="an expansion of 1 rounds widths that are no multiple of 8, without a layer to do it",
-    strict=True,
-    raises=RuntimeError,
-)
 def test_expansion_one_keeps_any_width():
     space = small_space(expansion=(1, 2, 1))
     choices = torch.zeros(1, 3, 5, dtype=torch.int64)

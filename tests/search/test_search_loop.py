@@ -357,9 +357,6 @@ def test_pictures_that_are_not_numbers_diverge():
     assert not state.distribution.logits.any()
 
 
-@pytest.mark.xfail(
-    reason="only the supernet's evaluator checks likelihoods", strict=True, raises=ValueError
-)
 def test_a_likelihood_that_is_not_a_number_diverges():
     options = SearchOptions(num_steps=1)
     nan = TableEvaluator(lambda choices: torch.full((len(choices),), math.nan))

