@@ -20,7 +20,7 @@ groups:
   - {expansion: [1.5, 3, 1.5], channels: [16, 24, 8], repeat: 1, stride: 2}
 head: {channels: 32}
 models:
-  n0: {input_size: 16, target_macs: 200_000}
+  n0: {input_size: 16, target_macs: 120_000}
 """
 
 PROFILE = """
