@@ -415,7 +415,7 @@ def _end_with_engine() -> None:
 
     def watch() -> None:
         while True:
-            time.sleep(0.25)
+            time.sleep(0.1)
             try:
                 os.kill(int(engine), 0)
             except ProcessLookupError:

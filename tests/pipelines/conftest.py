@@ -25,9 +25,9 @@ models:
 
 PROFILE = """
 prepare: {max_images_per_class: 20}
-coarse: {batch_size: 16, search: {num_steps: 12, warmup_steps: 4}}
-fine: {batch_size: 16, search: {num_steps: 8}}
-recipe: {epochs: 6, batch_size: 16}
+coarse: {batch_size: 16, search: {num_steps: 40, warmup_steps: 10}}
+fine: {batch_size: 16, search: {num_steps: 80}}
+recipe: {epochs: 20, batch_size: 16}
 distill: {teacher_epochs: 2}
 """
 

@@ -56,7 +56,7 @@ def test_mlflow_has_the_run_with_its_stages_and_the_registered_model(finished):
     assert {run.info.status for run in children} == {"FINISHED"}
     coarse = next(run for run in children if run.info.run_name == "coarse")
     entropies = client.get_metric_history(coarse.info.run_id, "entropy_nats")
-    assert [metric.step for metric in entropies] == list(range(1, 13))
+    assert [metric.step for metric in entropies] == list(range(1, 41))
     version = client.get_model_version_by_alias("fp-nas-n0", "champion")
     assert version.tags["architecture_sha256"] == result["architecture"]["sha256"]
 
@@ -72,7 +72,7 @@ def test_the_same_command_again_finds_everything(finished):
 
 def test_a_changed_recipe_repeats_only_what_depends_on_it(finished):
     workplace, _ = finished
-    changed = workplace.run("--set", "recipe.epochs=3")
+    changed = workplace.run("--set", "recipe.epochs=5")
     cached = {stage["name"]: stage["cached"] for stage in changed["stages"]}
     assert cached == {
         "prepare": True,
@@ -101,23 +101,23 @@ def wait_for_progress(workplace: Workplace, process, stage: str, done: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, workplace, number):
+def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, workplace):
     reference, result = finished
     every_step = [
         word
         for stage in ("coarse", "fine", "train", "distill")
         for word in ("--set", f"{stage}.runtime.checkpoint_seconds=0")
     ]
-    for stage, done in (("coarse", 6), ("fine", 3), ("train", 12)):
+    for stage, done in (("coarse", 6), ("fine", 6), ("train", 30)):
         process = workplace.start(*every_step)
         wait_for_progress(workplace, process, stage, done)
         process.kill()
         process.communicate(timeout=60)
     resumed = workplace.run(*every_step)
     assert not next(s for s in resumed["stages"] if s["name"] == "train")["cached"]
-    log = next((workplace.folder / "home" / "runs").glob("*/logs/train.log")).read_text()
-    assert "resuming from" in log
+    folder = next((workplace.folder / "home" / "runs").glob("*/logs"))
+    for stage in ("coarse", "fine", "train"):
+        assert "resuming from" in (folder / f"{stage}.log").read_text(), stage
     before, after = manifests(result, reference), manifests(resumed, workplace)
     for name in STAGES:
         if name != "register":  # the report tells how long everything took
@@ -188,8 +188,8 @@ def test_a_run_can_be_resumed_by_name_but_not_with_other_options(finished):
     assert result["run_id"] in message
 
 
-def test_a_damaged_artifact_is_made_again(workplace):
-    result = workplace.run()
+def test_a_damaged_artifact_is_made_again(finished):
+    workplace, result = finished
     decode = next(stage for stage in result["stages"] if stage["name"] == "decode")
     folder = workplace.folder / "home" / "s3" / decode["artifact"].removeprefix("s3://")
     victim = next(folder.rglob("architecture.json"))
