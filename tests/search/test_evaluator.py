@@ -112,10 +112,13 @@ def test_the_gradient_is_scaled_down():
     assert 0 < moved**0.5 <= 1.9e-3 * 1.01
 
 
-def test_training_lowers_the_loss_of_what_is_trained():
+def test_training_lowers_the_loss_of_what_is_trained(monkeypatch):
+    # Always the same four pictures: with new ones the statistics of so small a batch rule.
+    batch = MemoryBatches(1).batch(0)
+    monkeypatch.setattr(MemoryBatches, "batch", lambda self, position: batch)
     evaluator = make_evaluator()
-    first, *_, last = [evaluator.train_step(FIRST[None], 0.05) for _ in range(30)]
-    assert last < 0.5 * first
+    losses = [evaluator.train_step(FIRST[None], 0.005) for _ in range(40)]
+    assert losses[-1] < 0.2 * losses[0]
 
 
 @pytest.mark.parametrize("points", [[FIRST], [FIRST, SECOND]])
