@@ -135,7 +135,8 @@ class Architecture:
         ``c<channels>s<stride>``, ``head`` is ``c<channels>``; ``group`` is
         ``[<repeat>x] "e"<expansion> "c"<channels> "k"<kernel> ("r"|"s") ["a"<splits>]
         ["d"<stride>]`` with ``r`` for ReLU and ``s`` for swish, attention and stride only where
-        they are not 0 and 1, and a bypassed group is ``[<repeat>x] "skip" "c"<channels>``.
+        they are not 0 and 1, and a bypassed group is
+        ``[<repeat>x] "skip" "c"<channels> ["d"<stride>]``.
         """
         parts = [f"c{self.stem_channels}s{self.stem_stride}"]
         for group in self.groups:

@@ -114,9 +114,10 @@ def architecture_coefficients(
         weights: Importance weights on the architecture half of the pictures, (A,).
         costs: Hinge costs, (A,).
         cost_weight: The paper's beta.
-        baseline: Subtract the mean of each term. Since E[grad log P] = 0 this leaves the
-            expectation of the gradient and removes the drift of weights that are all positive.
-            Our choice.
+        baseline: Subtract the mean of each term, which removes the drift of weights that are all
+            positive. Our choice. Since E[grad log P] = 0, that of the importance weights leaves
+            the expected gradient as it is; that of the cost term does so only where every draw
+            has an architecture over budget, and else makes the pressure weaker.
     """
     total = costs.sum()
     cost_term = costs / total if total > 0 else torch.zeros_like(costs)
