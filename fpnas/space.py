@@ -23,7 +23,6 @@ from fpnas.errors import InputError, closest
 
 VARIABLES = ("expansion", "channels", "kernel", "activation", "splits")
 EXPANSION, CHANNELS, KERNEL, ACTIVATION, SPLITS = range(5)
-ACTIVATIONS = ("relu", "swish")
 SPACES_DIR = Path(__file__).parent / "spaces"
 
 

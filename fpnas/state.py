@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _TENSOR, _MAP, _LIST = "tensor", "map", "list"
 
 
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Splits a tree of dicts, lists, scalars and tensors into tensors and a JSON structure.
+
+    The tensors share memory with the state: store them before it goes on.
 
     Returns:
         The tensors by path, and the structure that :func:`unpack` needs. Dict keys may be strings
@@ -52,8 +53,3 @@ def unpack(tensors: dict[str, Tensor], structure: Any) -> Any:
     if _MAP in structure:
         return {key: unpack(tensors, value) for key, value in structure[_MAP]}
     return [unpack(tensors, value) for value in structure[_LIST]]
-
-
-def all_finite(module: nn.Module) -> bool:
-    """Whether every parameter is finite."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())

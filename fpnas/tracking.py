@@ -1,4 +1,4 @@
-"""MLflow: runs, metrics in batches, figures, and registered models.
+"""MLflow: runs, metrics in batches and figures.
 
 A run must not die of its bookkeeping: MLflow has to answer when a run starts, but when it fails
 later there is one warning, metrics wait in memory, and they are sent when it answers again.
@@ -22,8 +22,7 @@ from fpnas.errors import InputError
 from fpnas.storage import connect, home_directory
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
+    pass
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "fpnas"
@@ -37,8 +36,6 @@ _METRICS_PER_BATCH = 1000
 # Metrics of a long outage; the oldest go first. About 100 MB.
 _MAX_WAITING = 200_000
 _RETRY_SECONDS = 30.0
-# torch.export cannot keep the batch size variable when the example's is 1.
-_MIN_EXAMPLE_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,6 @@ class Tracking:
     def experiment_url(self, server: str | None = None) -> str:
         """Returns the address of the list of runs in MLflow's UI."""
         return experiment_url(server or self.uri, self.experiment_id)
-
-
-@dataclass(frozen=True)
-class RegisteredModel:
-    """A version of a model in MLflow's registry, and where its files are."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    uri: str
 
 
 def experiment_url(server: str, experiment_id: str) -> str:
@@ -102,7 +89,7 @@ def initialise(environ: Mapping[str, str] = os.environ) -> Tracking:
     """
     uri = tracking_uri(environ)
     name = environ.get("FPNAS_EXPERIMENT") or DEFAULT_EXPERIMENT
-    client = _client(uri)
+    client = connect_client(uri)
     lock = home_directory(environ) / "mlflow.lock"
     # The first writers of a fresh sqlite database crash each other.
     with _locked(lock) if uri.startswith("sqlite:") else contextlib.nullcontext():
@@ -159,7 +146,7 @@ class Run:
         flush_entries: int = _METRICS_PER_BATCH,
     ) -> None:
         self.tracking, self.run_id = tracking, run_id
-        self._client = _client(tracking.uri)
+        self._client = connect_client(tracking.uri)
         self._flush_seconds, self._flush_entries = flush_seconds, flush_entries
         self._waiting: list[Any] = []
         self._next_flush = time.monotonic() + flush_seconds
@@ -194,7 +181,7 @@ class Run:
         all_tags = {key: str(value)[:_MAX_TAG_LENGTH] for key, value in (tags or {}).items()}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
-        client = _client(tracking.uri)
+        client = connect_client(tracking.uri)
         try:
             if run_id is None:
                 created = client().create_run(tracking.experiment_id, run_name=name, tags=all_tags)
@@ -310,7 +297,7 @@ def find_run(tracking: Tracking, tags: Mapping[str, str]) -> str | None:
     """
     terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     try:
-        found = _client(tracking.uri)().search_runs(
+        found = connect_client(tracking.uri)().search_runs(
             [tracking.experiment_id],
             filter_string=" and ".join(terms),
             max_results=1,
@@ -326,96 +313,7 @@ def find_run(tracking: Tracking, tags: Mapping[str, str]) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def alias_tags(tracking: Tracking, name: str, alias: str) -> dict[str, str] | None:
-    """Returns the tags of the model version that has an alias, or None when none has it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return dict(_client(tracking.uri)().get_model_version_by_alias(name, alias).tags)
-    except MlflowException as error:
-        missing = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-        if error.error_code in missing:
-            return None
-        raise
-
-
-def register_model(
-    tracking: Tracking,
-    run_id: str,
-    model: torch.nn.Module,
-    *,
-    name: str,
-    input_example: np.ndarray[Any, Any],
-    tags: Mapping[str, str] | None = None,
-    aliases: Sequence[str] = (),
-) -> RegisteredModel:
-    """Logs a model to a run, without pickle, and registers it as a new version.
-
-    Args:
-        tracking: Where.
-        run_id: The run that the model belongs to.
-        model: Takes one float tensor. It is left in evaluation mode, on the CPU.
-        name: Its name in the registry.
-        input_example: Images of shape (B, 3, H, W) with B >= 2; B stays variable.
-        tags: Tags of the version, such as its cost and accuracy.
-        aliases: Such as ``champion``; moved here from the version that had them.
-
-    Returns:
-        The new version.
-
-    Raises:
-        ValueError: If the example's batch is smaller than 2.
-        mlflow.exceptions.MlflowException: If MLflow fails.
-    """
-    if len(input_example) < _MIN_EXAMPLE_BATCH:
-        raise ValueError(
-            f"input_example has a batch of {len(input_example)}; legal: {_MIN_EXAMPLE_BATCH} or "
-            "more; fix: repeat the example"
-        )
-    client = _client(tracking.uri)()
-    status = client.get_run(run_id).info.status
-    info = _log_model(tracking, run_id, model.cpu().eval(), name, input_example)
-    client.update_run(run_id, status=status)
-    version = str(info.registered_model_version)
-    for key, value in (tags or {}).items():
-        client.set_model_version_tag(name, version, key, str(value))
-    for alias in aliases:
-        client.set_registered_model_alias(name, alias, version)
-    return RegisteredModel(name, int(version), tuple(aliases), info.model_uri)
-
-
-def _log_model(
-    tracking: Tracking,
-    run_id: str,
-    model: torch.nn.Module,
-    name: str,
-    input_example: np.ndarray[Any, Any],
-) -> Any:
-    import mlflow
-    import mlflow.pytorch
-    import torch
-    from mlflow.models import infer_signature
-
-    with torch.no_grad():
-        output = model(torch.from_numpy(input_example)).numpy()
-    mlflow.set_tracking_uri(tracking.uri)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        return mlflow.pytorch.log_model(
-            model,
-            name="model",
-            registered_model_name=name,
-            signature=infer_signature(input_example, output),
-            input_example=input_example,
-            serialization_format="pt2",
-            # Found by importing the model in a fresh process otherwise, which takes 8 s.
-            pip_requirements=[
-                f"torch=={torch.__version__.partition('+')[0]}",
-                f"mlflow=={mlflow.__version__}",
-            ],
-        )
-
-
-def _client(uri: str) -> Callable[[], Any]:
+def connect_client(uri: str) -> Callable[[], Any]:
     """Returns a function that gives a client; the connection is made when first needed."""
     held: list[Any] = []
 

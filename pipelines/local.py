@@ -14,14 +14,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 from fpnas.errors import FpnasError, StoppedError
-from fpnas.stages.base import ENGINE_PID, LOG_DIRECTORY, STAGES
+from fpnas.stages.base import STAGES, stop_signals_handled
+from fpnas.stages.entry import ENGINE_PID, LOG_DIRECTORY
 from fpnas.stages.events import STATUS_FILE
 from pipelines.display import Display
 
@@ -206,11 +206,11 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forwarded_signals(outcomes: Mapping[str, Outcome]) -> Iterator[Any]:
-    """Passes SIGTERM and SIGINT on to the running stage, which writes a checkpoint and ends."""
+def _forwarded_signals(outcomes: Mapping[str, Outcome]) -> Iterator[Callable[[], bool]]:
+    """Passes stop signals on to the running stage, which writes a checkpoint and ends."""
     stopped = False
 
-    def forward(_number: int, _frame: FrameType | None) -> None:
+    def forward() -> None:
         nonlocal stopped
         stopped = True
         for outcome in outcomes.values():
@@ -218,12 +218,8 @@ def _forwarded_signals(outcomes: Mapping[str, Outcome]) -> Iterator[Any]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(outcome.pid, signal.SIGTERM)
 
-    previous = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with stop_signals_handled(forward):
         yield lambda: stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _tail(path: Path) -> str:

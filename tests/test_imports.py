@@ -16,6 +16,7 @@ LAYERS = (
     ("pipelines",),
     ("components",),
     ("fpnas.stages", "fpnas.doctor"),
+    ("fpnas.registry",),
     ("fpnas.tracking", "fpnas.services"),
     ("fpnas.search", "fpnas.training", "fpnas.data", "fpnas.report", "fpnas.storage"),
     (
@@ -46,7 +47,7 @@ FORBIDDEN = {
         METHOD,
         (
             *("kfp", "boto3", "botocore", "mlflow"),
-            *("fpnas.stages", "fpnas.storage", "fpnas.tracking", "fpnas.data"),
+            *("fpnas.stages", "fpnas.storage", "fpnas.tracking", "fpnas.registry", "fpnas.data"),
         ),
     ),
     "fpnas.data": ("fpnas.storage", "fpnas.stages", "fpnas.tracking", "kfp", "mlflow"),

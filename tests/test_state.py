@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fpnas.state import all_finite, pack, unpack
+from fpnas.state import pack, unpack
 
 trees = st.recursive(
     st.none()
@@ -76,14 +76,6 @@ def test_an_optimizer_goes_on_as_if_it_had_not_stopped(name):
 def test_other_leaves_are_refused_by_path(leaf):
     with pytest.raises(TypeError, match=rf"state\.a\.0 is a {type(leaf).__name__}"):
         pack({"a": [leaf]})
-
-
-def test_all_finite():
-    layer = nn.Linear(2, 2)
-    assert all_finite(layer)
-    for value in (torch.nan, torch.inf):
-        layer.bias.data[1] = value
-        assert not all_finite(layer)
 
 
 @pytest.mark.parametrize(

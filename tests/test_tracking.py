@@ -14,13 +14,13 @@ from moto.server import ThreadedMotoServer
 
 import fpnas.tracking as tracking_module
 from fpnas.errors import InputError
+from fpnas.registry import register_model
 from fpnas.storage import connect
 from fpnas.tracking import (
     Run,
     compare_url,
     experiment_url,
     initialise,
-    register_model,
     run_url,
     tracking_uri,
 )

@@ -20,6 +20,6 @@ def coarse(
         dataset: Reference to an artifact.
         search_state: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main("coarse", config, run, {"dataset": dataset.path}, search_state.path)

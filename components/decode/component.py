@@ -20,6 +20,6 @@ def decode(
         search_state: Reference to an artifact.
         architecture: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main("decode", config, run, {"search_state": search_state.path}, architecture.path)

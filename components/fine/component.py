@@ -22,7 +22,7 @@ def fine(
         search_state: Reference to an artifact.
         fine_search_state: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main(
         "fine",

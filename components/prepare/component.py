@@ -18,6 +18,6 @@ def prepare(
         run: The pipeline run as JSON.
         dataset: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main("prepare", config, run, {}, dataset.path)

@@ -30,7 +30,7 @@ def register(
         distilled: Reference to an artifact.
         report: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main(
         "register",

@@ -22,7 +22,7 @@ def train(
         architecture: Reference to an artifact.
         model: Reference to the artifact that this stage makes.
     """
-    from fpnas.stages.base import main
+    from fpnas.stages.entry import main
 
     main(
         "train",

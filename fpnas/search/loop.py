@@ -197,6 +197,8 @@ def run_search(
     while state.step < options.num_steps and not has_converged(state.distribution, options):
         record = search_step(state, evaluator, cost_model, options)
         state.history.append([record[column] for column in HISTORY_COLUMNS])
-        if state.step % options.snapshot_steps == 0 or state.step == options.num_steps:
+        if state.step % options.snapshot_steps == 0:
             state.snapshots.append(state.distribution.marginals())
         on_step(record)
+    if len(state.snapshots) <= -(-state.step // options.snapshot_steps):
+        state.snapshots.append(state.distribution.marginals())  # the end, between two records

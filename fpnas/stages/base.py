@@ -7,24 +7,17 @@ whose result exists ends at once.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import os
 import signal
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fpnas.code_version import code_version
-from fpnas.errors import FpnasError, InputError, StoppedError
+from fpnas.errors import StoppedError
 from fpnas.stages.config import StageConfig, Strict
 from fpnas.stages.events import Events
 from fpnas.storage import (
@@ -33,18 +26,11 @@ from fpnas.storage import (
     ArtifactWriter,
     CheckpointSlot,
     Store,
-    connect,
     stage_key,
 )
 
 if TYPE_CHECKING:
     from fpnas.tracking import Run
-
-LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
-"""Environment variable: where a stage puts its log file; without it logs go to stderr."""
-
-ENGINE_PID = "FPNAS_ENGINE_PID"
-"""Environment variable: the process that a stage must not outlive."""
 
 _LOG = logging.getLogger("fpnas")
 
@@ -219,9 +205,8 @@ def execute(
     """
     events = Events(stage.name)
     parents = {role: artifact.digest for role, artifact in inputs.items()}
-    key = stage_key(
-        stage.name, identity(stage, config, inputs, store), parents, stage.code_version()
-    )
+    code = stage.code_version()
+    key = stage_key(stage.name, identity(stage, config, inputs, store), parents, code)
     try:
         found = store.find(key)
     except ArtifactCorruptError as error:
@@ -231,13 +216,13 @@ def execute(
         _write_end(events, found, cached=True)
         return found, True
     started = time.monotonic()
-    with _stop_signals() as stop_requested, _tracked(stage, config, info, key) as tracking:
+    with _stop_flag() as stop_requested, _tracked(stage, config, info, key) as tracking:
         writer = store.create(
             key,
             kind=stage.kind,
             config=config.identity(),
             parents=inputs,
-            code_version=stage.code_version(),
+            code_version=code,
         )
         checkpoints = CheckpointSlot(store, key.removeprefix("artifacts/"))
         with writer:
@@ -281,20 +266,31 @@ def identity(
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and SIGINT into a flag while a stage works."""
+def stop_signals_handled(handler: Callable[[], None]) -> Iterator[None]:
+    """Calls ``handler`` at SIGTERM and SIGINT inside the block."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        handler()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+    """Turns a stop signal into a flag while a stage works."""
     stopped = False
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         nonlocal stopped
         stopped = True
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with stop_signals_handled(stop):
         yield lambda: stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -348,93 +344,3 @@ def parent_run_id(info: RunInfo) -> str:
 
     tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
     return tracking.find_run(tracking.initialise(), tags) or parent_run(info).run_id
-
-
-def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: str) -> None:
-    """Entry point of a component: reads references to artifacts, writes a reference to one.
-
-    A reference is a small JSON file with the address and the digest; the artifact itself goes
-    through S3, where a stage can write checkpoints and a reader verifies.
-
-    Args:
-        name: The stage.
-        config: Its configuration as JSON.
-        info: The :class:`RunInfo` as JSON.
-        inputs: Paths of references, by role.
-        output: Path of the reference to write.
-    """
-    stage = STAGES[name]
-    events = Events(name)
-    log = _redirect_output(name)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    _end_with_engine()
-    events.write("start", pid=os.getpid(), log=str(log) if log else "")
-    try:
-        store = connect()
-        parsed = stage.config_type.parse(json.loads(config), name)
-        artifacts = {
-            role: store.open(json.loads(Path(path).read_text(encoding="utf-8"))["uri"])
-            for role, path in inputs.items()
-        }
-        artifact, _ = execute(stage, parsed, RunInfo.model_validate_json(info), artifacts, store)
-    except BaseException as error:
-        traceback.print_exc()
-        status = error.exit_status if isinstance(error, FpnasError) else 1
-        cause = str(error) or type(error).__name__
-        if not isinstance(error, FpnasError):
-            cause = f"{type(error).__name__}: {cause}"
-        events.write("end", status="failed", exit_status=status, cause=cause)
-        raise SystemExit(status) from error
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"uri": artifact.uri, "digest": artifact.digest}), encoding="utf-8")
-
-
-def _redirect_output(name: str) -> Path | None:
-    """Sends everything that this process prints, from C as well, to the stage's log file."""
-    directory = os.environ.get(LOG_DIRECTORY)
-    if not directory:
-        return None
-    path = Path(directory) / f"{name}.log"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    return path
-
-
-def _end_with_engine() -> None:
-    """Ends this process when the engine is gone, killed say: a new one may start the same stage."""
-    engine = os.environ.get(ENGINE_PID)
-    if not engine:
-        return
-
-    def watch() -> None:
-        while True:
-            time.sleep(0.1)
-            try:
-                os.kill(int(engine), 0)
-            except ProcessLookupError:
-                os._exit(1)
-
-    threading.Thread(target=watch, name="engine", daemon=True).start()
-
-
-@cache
-def device_of(name: str) -> str:
-    """Resolves a device name.
-
-    Raises:
-        InputError: The device is not there.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("runtime.device", name, "is not there", legal="auto, cpu", fix="use auto")
-    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from fpnas.data.augment import normalize
 from fpnas.data.dataset import Dataset
 from fpnas.data.loader import ImageLoader
+from fpnas.errors import InputError
 from fpnas.storage import Artifact
 
 
@@ -55,3 +57,17 @@ class LabelledBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         for images, labels, _ in super().__iter__():
             yield images, labels
+
+
+@cache
+def device_of(name: str) -> str:
+    """Resolves a device name.
+
+    Raises:
+        InputError: The device is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("runtime.device", name, "is not there", legal="auto, cpu", fix="use auto")
+    return name

@@ -90,6 +90,7 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
     import torch
 
     from fpnas.cost import count_macs
+    from fpnas.training.distillation import logit_accuracy
     from fpnas.training.teachers import load_efficientnet_lite
 
     keys = [info.key for info in bench.dataset.classes]
@@ -99,7 +100,7 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
     macs = count_macs(teacher.network, torch.zeros(1, 3, size, size, device=bench.device))
     logits, _ = _logits(context, bench, teacher.logits, "train", size)
     val_logits, labels = _logits(context, bench, teacher.logits, "val", size)
-    return {"logits": logits, "top1": _accuracy(val_logits, labels), "macs": macs}
+    return {"logits": logits, "top1": logit_accuracy(val_logits, labels), "macs": macs}
 
 
 def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[str, Any]:
@@ -156,9 +157,3 @@ def _logits(
             done = sum(len(part) for part in labels)
             context.progress(done, loader.num_images, f"teacher on {split}: {done} pictures")
     return torch.cat(logits).clone(), torch.cat(labels)
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    from fpnas.training.distillation import logit_accuracy
-
-    return logit_accuracy(logits, labels)

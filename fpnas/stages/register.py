@@ -44,7 +44,7 @@ def run(context: StageContext) -> None:
 def _register(context: StageContext, best: str, summary: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
-    from fpnas import tracking
+    from fpnas import registry, tracking
     from fpnas.networks.network import Classifier
     from fpnas.stages.training import load_model
     from fpnas.training.promotion import Candidate, promotes
@@ -69,7 +69,7 @@ def _register(context: StageContext, best: str, summary: dict[str, Any]) -> dict
         "promotion": reason,
     }
     size = info["input_size"]
-    registered = tracking.register_model(
+    registered = registry.register_model(
         place,
         context.tracking.run_id,
         Classifier(network, info["mean"], info["std"]).eval(),
@@ -89,10 +89,10 @@ def _register(context: StageContext, best: str, summary: dict[str, Any]) -> dict
 
 
 def _champion(name: str) -> Candidate | None:
-    from fpnas import tracking
+    from fpnas import registry, tracking
     from fpnas.training.promotion import Candidate
 
-    tags = tracking.alias_tags(tracking.initialise(), name, "champion")
+    tags = registry.alias_tags(tracking.initialise(), name, "champion")
     if tags is None or not {"top1", "macs", "num_val_images"} <= tags.keys():
         return None
     return Candidate(float(tags["top1"]), int(tags["macs"]), int(tags["num_val_images"]))

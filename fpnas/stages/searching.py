@@ -60,8 +60,7 @@ def build_evaluator(context: StageContext, space: SearchSpace) -> SupernetEvalua
     from fpnas.data.loader import ImageLoader
     from fpnas.networks.supernet import Supernet
     from fpnas.search.evaluator import SupernetEvaluator
-    from fpnas.stages.base import device_of
-    from fpnas.stages.batches import LabelledBatches, open_dataset
+    from fpnas.stages.batches import LabelledBatches, device_of, open_dataset
 
     config: SearchConfig = context.config
     device = device_of(config.runtime.device)
@@ -160,7 +159,7 @@ def _write(
     import pandas as pd
     import torch
 
-    from fpnas.report.figures import SearchPhase, search_curves
+    from fpnas.report.figures import SearchPhase, search_curves, snapshot_steps
     from fpnas.search.loop import HISTORY_COLUMNS
     from fpnas.state import pack
 
@@ -168,20 +167,12 @@ def _write(
     tensors, structure = pack(evaluator.state())
     output.write_tensors("evaluator.safetensors", tensors)
     output.write_tensors("distribution.safetensors", {"logits": state.distribution.logits.detach()})
-    snapshot_steps = [
-        0,
-        *(
-            step
-            for step in range(1, state.step + 1)
-            if step % context.config.search.snapshot_steps == 0 or step == state.step
-        ),
-    ]
-    snapshots = state.snapshots
-    if len(snapshots) < len(snapshot_steps):  # converged between two records
-        snapshots = [*snapshots, state.distribution.marginals()]
+    snapshots = torch.stack(state.snapshots)
+    interval = context.config.search.snapshot_steps
+    steps = torch.from_numpy(snapshot_steps(len(snapshots), interval, state.step))
     output.write_tensors(
         "snapshots.safetensors",
-        {"probabilities": torch.stack(snapshots), "steps": torch.tensor(snapshot_steps)},
+        {"probabilities": snapshots, "steps": steps},
     )
     history = pd.DataFrame(state.history, columns=list(HISTORY_COLUMNS))
     history.to_parquet(output.path("history.parquet"), index=False)

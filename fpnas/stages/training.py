@@ -7,6 +7,7 @@ A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fpnas.stages.config import StageConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fpnas.data.dataset import Dataset
     from fpnas.networks.network import Network
     from fpnas.stages.base import StageContext
+    from fpnas.stages.batches import LabelledBatches
     from fpnas.storage import Artifact
     from fpnas.training.evaluation import Evaluation
     from fpnas.training.loop import Loss, Trainer
@@ -56,8 +58,7 @@ class Workbench:
     def open(cls, context: StageContext) -> Workbench:
         """Opens the inputs of a stage that trains."""
         from fpnas.architecture import Architecture
-        from fpnas.stages.base import device_of
-        from fpnas.stages.batches import open_dataset
+        from fpnas.stages.batches import device_of, open_dataset
 
         decoded = context.inputs["architecture"].read_json("architecture.json")
         return cls(
@@ -77,11 +78,11 @@ class Workbench:
         network = Network(architecture, self.dataset.num_classes, dropout=dropout)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def evaluate(self, network: nn.Module) -> Evaluation:
-        """Scores a network on the validation pictures."""
+    @cached_property
+    def _val_batches(self) -> LabelledBatches:
+        """Kept, so that the pictures are decoded once and not in every epoch."""
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import LabelledBatches
-        from fpnas.training.evaluation import evaluate
 
         loader = ImageLoader(
             self.dataset,
@@ -92,7 +93,13 @@ class Workbench:
             seed=0,
             augmentation=self.config.recipe.augmentation,
         )
-        return evaluate(network, LabelledBatches(loader, self.device))
+        return LabelledBatches(loader, self.device)
+
+    def evaluate(self, network: nn.Module) -> Evaluation:
+        """Scores a network on the validation pictures."""
+        from fpnas.training.evaluation import evaluate
+
+        return evaluate(network, self._val_batches)
 
     def trainer(self, network: Network, recipe: Recipe, loss: Loss) -> Trainer:
         """A training run of a network on all training pictures."""
