@@ -105,7 +105,13 @@ def run_local(
     events.unlink(missing_ok=True)
     events.touch()
     follower = _Follower(events, outcomes, display)
-    variables = {STATUS_FILE: events, LOG_DIRECTORY: logs, ENGINE_PID: os.getpid()}
+    variables: dict[str, object] = {
+        STATUS_FILE: events,
+        LOG_DIRECTORY: logs,
+        ENGINE_PID: os.getpid(),
+        # Threads that spin while they wait make two processes slow each other down twentyfold.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
     failure: Exception | None = None
     with (
         _environment({name: str(value) for name, value in variables.items()}),

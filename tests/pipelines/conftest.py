@@ -41,7 +41,7 @@ class Workplace:
         (folder / "quick.yaml").write_text(PROFILE)
         hidden = ("S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "AWS_", "FPNAS_")
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-        self.environ |= {"FPNAS_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+        self.environ |= {"FPNAS_HOME": str(folder / "home")}
 
     def command(self, *options: str) -> list[str]:
         words = ["run", "--space", "nano.yaml", "--profile", "quick.yaml", "--json", *options]
