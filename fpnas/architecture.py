@@ -34,7 +34,10 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One block as it is built: absolute widths, its own stride."""
+    """One block as it is built: absolute widths, its own stride.
+
+    Equal blocks compute the same: a bypassed one has no expansion, activation or attention.
+    """
 
     in_channels: int
     mid_channels: int
@@ -72,17 +75,19 @@ class Architecture:
         """Returns the blocks from input to output, the bypassed ones included."""
         blocks, channels = [], self.stem_channels
         for group in self.groups:
+            bypassed = group.kernel == 0
             for index in range(group.repeat):
+                mid = 0 if bypassed else int(expanded_channels(channels, group.expansion))
                 blocks.append(
                     BlockSpec(
                         in_channels=channels,
-                        mid_channels=int(expanded_channels(channels, group.expansion)),
+                        mid_channels=mid,
                         out_channels=group.channels,
                         kernel=group.kernel,
-                        activation=group.activation,
-                        splits=group.splits,
+                        activation="" if bypassed else group.activation,
+                        splits=0 if bypassed else group.splits,
                         stride=group.stride if index == 0 else 1,
-                        expand=group.expansion != 1,
+                        expand=not bypassed and group.expansion != 1,
                     )
                 )
                 channels = group.channels

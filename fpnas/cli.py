@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fpnas import __version__
 from fpnas.errors import FpnasError, InputError
+from fpnas.search.options import STRATEGIES
 
 app = typer.Typer(
     name="fpnas",
@@ -42,7 +43,9 @@ DataOption = Annotated[
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="smoke, laptop, paper, or a YAML file.")
 ]
-StrategyOption = Annotated[str, typer.Option("--strategy", help="How to search.")]
+StrategyOption = Annotated[
+    str, typer.Option("--strategy", help=f"How to search: {', '.join(STRATEGIES)}.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
 SetOption = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ Tensor shapes: A sampled architectures, G block groups, M = 5 variables.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -203,38 +204,75 @@ def architecture_cost(architecture: Architecture, num_classes: int) -> tuple[int
     return macs, params
 
 
-def count_macs(module: nn.Module, images: Tensor) -> int:
-    """Counts the MACs of any module for one picture, by running it.
+# Every output element of these is one dot product over a filter.
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# These have parameters and count as nothing. Layers without any need no list.
+_FREE = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
-    Independent of the closed form. Convolutions and linear layers count; a module that computes
-    by other means and has parameters of two or more dimensions is an error, not a zero.
+
+def count_macs(module: nn.Module, input_size: int) -> int:
+    """Counts the MACs of any module for one square picture, by running it on one.
+
+    Independent of the closed form. Convolutions and linear layers count, each time they are called.
+    Norms, and layers without weights (activations, pooling, dropout, reshaping), count as nothing,
+    and so does a scale or shift of channels that a composite module keeps itself. Whatever else
+    has weights is an error, not a zero.
+
+    Only calls of modules are seen. A product of two activations, as inside attention, or a
+    convolution through :mod:`torch.nn.functional` with the weight of another module, is missed;
+    that a module does so is noticed only if it also keeps a weight itself.
 
     Args:
-        module: The network, whose mode is left as it is.
-        images: A batch of shape (B, 3, H, W).
+        module: The network. Modes, buffers and random states stay as they are: it runs in
+            evaluation mode, on its own device and in its own precision.
+        input_size: Height and width of the picture, in pixels; it has three channels.
 
     Raises:
-        TypeError: A leaf module with weights that is neither a convolution nor linear.
+        TypeError: A module has weights and is of none of these kinds; the message names its type.
+        ValueError: The input size is not positive.
     """
+    if input_size < 1:
+        raise ValueError(f"input_size={input_size} must be at least 1 pixel")
+    for name, layer in module.named_modules():
+        if not _is_countable(layer):
+            raise TypeError(
+                f"cannot count the MACs of {type(layer).__name__} (at {name or 'the top'}): it has "
+                "weights and is no convolution, linear layer or norm; count it by hand"
+            )
     total = 0
 
     def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
         nonlocal total
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        # Every output element is a dot product over one filter.
-        total += weight[0].numel() * output[0].numel()
+        total += weight[0].numel() * output.numel()
 
-    handles = []
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            handles.append(layer.register_forward_hook(count))
-        elif any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False)):
-            raise TypeError(f"cannot count the MACs of {type(layer).__name__}")
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+    # Not module.train(mode): that would set every module to the mode of the top one afterwards.
+    modes = {layer: layer.training for layer in module.modules()}
+    handles = [layer.register_forward_hook(count) for layer in modes if isinstance(layer, _COUNTED)]
     try:
+        for layer in modes:
+            layer.training = False
         with torch.no_grad():
-            module(images)
+            module(like.new_zeros(1, 3, input_size, input_size))
     finally:
         for handle in handles:
             handle.remove()
+        for layer, mode in modes.items():
+            layer.training = mode
     return total
+
+
+def _is_countable(layer: nn.Module) -> bool:
+    """Whether a module, its children apart, has no weights that it might multiply with."""
+    if isinstance(layer, _COUNTED + _FREE):
+        return True
+    parameters = list(layer.parameters(recurse=False))
+    if parameters and next(layer.children(), None) is None:
+        return False
+    # What is long in one dimension only can scale or shift channels, but is no filter. Buffers may
+    # be filters too, such as those of a fixed blur.
+    own = [*parameters, *layer.buffers(recurse=False)]
+    return all(max(tensor.shape, default=1) == tensor.numel() for tensor in own)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ class AbstractDistribution(nn.Module, ABC):
     Its parameters are logits, padded with entries that never have probability.
     """
 
+    kind: ClassVar[Literal["factorized", "joint"]]
     logits: nn.Parameter
 
     def __init__(self, layout: ChoiceLayout) -> None:
@@ -134,6 +136,8 @@ class FactorizedDistribution(AbstractDistribution):
     ``logits`` has shape (G, M, C). Starts uniform.
     """
 
+    kind = "factorized"
+
     def __init__(self, layout: ChoiceLayout) -> None:
         super().__init__(layout)
         num_groups, num_variables = layout.sizes.shape
@@ -195,6 +199,8 @@ class JointDistribution(AbstractDistribution):
 
     ``logits`` has shape (G, J). Starts uniform.
     """
+
+    kind = "joint"
 
     def __init__(self, layout: ChoiceLayout) -> None:
         super().__init__(layout)

@@ -56,7 +56,8 @@ def importance_weights(
     architecture takes all the weight; with the mean over pictures (``"mean"``) all have the same.
     ``"ess"`` finds the temperature at which the effective sample size is ``ess_fraction`` of the
     number of architectures, but never sharpens beyond the sum (temperature 1). Our choice; the
-    paper does not say which it uses.
+    paper does not say which it uses. An architecture whose log-likelihood is not finite gets no
+    weight.
 
     Args:
         log_likelihoods: Summed over the batch, in nats, (A,).
@@ -65,11 +66,12 @@ def importance_weights(
         ess_fraction: The target for ``"ess"``, in (0, 1].
 
     Raises:
-        ValueError: A log-likelihood is NaN or infinite.
+        ValueError: Every log-likelihood is NaN or infinite.
     """
-    if not torch.isfinite(log_likelihoods).all():
-        raise ValueError(f"log-likelihoods must be finite, got {log_likelihoods.tolist()}")
-    values = log_likelihoods.double()
+    finite = torch.isfinite(log_likelihoods)
+    if not finite.any():
+        raise ValueError(f"no log-likelihood is finite: {log_likelihoods.tolist()}")
+    values = log_likelihoods.double()[finite]
     if temperature == "sum":
         chosen = 1.0
     elif temperature == "mean":
@@ -78,7 +80,8 @@ def importance_weights(
         chosen = _temperature_for(values, ess_fraction * len(values))
     else:
         chosen = float(temperature)
-    weights = torch.softmax(values / chosen, dim=0)
+    weights = torch.zeros(len(finite), dtype=torch.float64)
+    weights[finite] = torch.softmax(values / chosen, dim=0)
     return ImportanceWeights(weights, chosen, _effective_sample_size(weights))
 
 

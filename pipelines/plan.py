@@ -14,12 +14,12 @@ import yaml
 import fpnas
 from fpnas.canonical import digest
 from fpnas.errors import InputError, closest
+from fpnas.search.options import STRATEGIES
 from fpnas.space import SpaceFile, load_space
 from fpnas.stages.base import STAGES, RunInfo
 from fpnas.stages.config import SpaceConfig, StageConfig
 
 PROFILES_DIR = Path(fpnas.__file__).parent / "profiles"
-STRATEGIES = ("fpnas",)
 _SECTIONS = ("space", "recipe", *STAGES)
 
 
@@ -137,12 +137,13 @@ def _stage_sections(
     own = {name: dict(sections[name]) for name in STAGES}
     shared_space = {"space": space.model_dump()}
     seed = {"seed": request.seed}
+    search = {**shared_space, **seed, "strategy": request.strategy}
     recipe = {"recipe": sections["recipe"]}
     registered = {"name": f"fp-nas-{space.model}", "tracking": _tracking_name(environ)}
     return {
         "prepare": {"data": data, **seed, **own["prepare"]},
-        "coarse": {**shared_space, **seed, **own["coarse"]},
-        "fine": {**shared_space, **seed, **own["fine"]},
+        "coarse": {**search, **own["coarse"]},
+        "fine": {**search, **own["fine"]},
         "decode": own["decode"],
         "train": {**recipe, **seed, **own["train"]},
         "distill": {**shared_space, **recipe, **seed, **own["distill"]},

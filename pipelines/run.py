@@ -172,7 +172,7 @@ def summarize(
     registration = report.read_json("registration.json")
     (directory / "report.html").write_bytes(report.fetch("report.html").read_bytes())
     place = tracking.initialise()
-    search_seconds = sum(outcomes[name].seconds or 0.0 for name in ("coarse", "fine"))
+    search = {**summary["search"], **_search_bill(outcomes, store)}
     return {
         "run_id": plan.info.run_id,
         "space": plan.info.space,
@@ -189,7 +189,7 @@ def summarize(
             for outcome in outcomes.values()
         ],
         "architecture": summary["architecture"],
-        "search": {**summary["search"], "seconds": round(search_seconds, 3)},
+        "search": search,
         "train": summary["train"],
         "distill": summary["distill"],
         "registered_model": {key: registration[key] for key in ("name", "version", "aliases")},
@@ -200,6 +200,15 @@ def summarize(
         },
         "report": str(directory / "report.html"),
         "command": plan.info.command,
+    }
+
+
+def _search_bill(outcomes: Mapping[str, Outcome], store: Store) -> dict[str, float]:
+    """What the two searches took; it differs between two runs of the same."""
+    bills = [store.open(outcomes[name].artifact or "").bill for name in ("coarse", "fine")]
+    return {
+        "seconds": round(sum(float(bill["seconds"]) for bill in bills), 3),
+        "peak_memory_bytes": max(int(bill["peak_memory_bytes"]) for bill in bills),
     }
 
 

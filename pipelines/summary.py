@@ -38,8 +38,11 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
         "cost": f"{format_macs(architecture['macs'])} MACs of "
         f"{format_macs(architecture['target_macs'])}, {format_count(architecture['params'])} "
         "parameters",
-        "search": f"{format_count(search['num_samples'])} architectures sampled in "
-        f"{format_seconds(search['seconds'])}",
+        "search": f"{search['strategy']}: {format_count(search['num_samples'])} architectures "
+        f"sampled in {format_seconds(search['seconds'])}, "
+        f"{format_count(search['num_forwards'])} forward and "
+        f"{format_count(search['num_backwards'])} backward passes, at most "
+        f"{search['peak_memory_bytes'] / 2**30:.1f} GiB",
         "top-1": f"{format_percent(trained['top1'])} trained, "
         f"{format_percent(distilled['top1'])} distilled "
         f"({format_points(distilled['top1'] - trained['top1'])}; teacher {teacher['name']} "
@@ -53,6 +56,9 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
     width = max(len(name) for name in lines)
     for name, text in lines.items():
         console.print(f"[bold]{name:>{width}}[/]  {text}", highlight=False, soft_wrap=True)
+    for alarm in search["alarms"]:
+        text = f"[bold yellow]{'alarm':>{width}}[/]  {alarm['stage']} search: {alarm['message']}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _mlflow(place: dict[str, Any]) -> str:

@@ -36,11 +36,11 @@ def test_blocks():
         (16, 16, 16, 1, False, True),
         (16, 72, 24, 2, True, False),
         (24, 112, 24, 1, True, True),
-        (24, 16, 24, 1, True, False),
-        (24, 16, 24, 1, True, False),
-        (24, 16, 24, 1, True, False),
-        (24, 16, 32, 2, True, False),
-        (32, 24, 32, 1, True, False),
+        (24, 0, 24, 1, False, False),
+        (24, 0, 24, 1, False, False),
+        (24, 0, 24, 1, False, False),
+        (24, 0, 32, 2, False, False),
+        (32, 0, 32, 1, False, False),
     ]
     assert [b.is_identity for b in blocks] == [False] * 3 + [True] * 3 + [False, True]
     assert [(b.kernel, b.activation, b.splits) for b in blocks[:2]] == [

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model, get_model_weights
 
 from fpnas.architecture import Architecture, GroupSpec, architecture_at
 from fpnas.cost import CostModel, architecture_cost, attention_channels, count_macs, output_size
@@ -93,14 +95,13 @@ def test_table_closed_form_and_a_counter_agree(name):
     choices[0, :, 2], choices[1, :, 2] = 0, 1
     costs = CostModel(space, CLASSES)
     tables = zip(costs.macs(choices).tolist(), costs.params(choices).tolist(), strict=True)
-    # Shapes are enough: nothing is computed on the meta device.
-    images = torch.empty(1, 3, space.input_size, space.input_size, device="meta")
     for point, expected in zip(choices.tolist(), tables, strict=True):
         architecture = architecture_at(space, point)
+        # Shapes are enough: nothing is computed on the meta device.
         with torch.device("meta"):
-            network = Network(architecture, CLASSES).eval()
+            network = Network(architecture, CLASSES)
         assert architecture_cost(architecture, CLASSES) == expected
-        assert count_macs(network, images) == expected[0]
+        assert count_macs(network, space.input_size) == expected[0]
         assert sum(p.numel() for p in network.parameters()) == expected[1]
 
 
@@ -182,41 +183,136 @@ def test_split_attention_costs_what_the_paper_reports():
     assert float((by_splits[1] - by_splits[0])[near].median()) < 3
 
 
+def weights_of(name):
+    """Every published weight of a torchvision model: its crop in pixels and its printed GMACs."""
+    return [(w.transforms().crop_size[0], w.meta["_ops"]) for w in get_model_weights(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "crop"),
+    [
+        ("mobilenet_v2", 224),
+        ("mobilenet_v3_small", 224),
+        ("mobilenet_v3_large", 224),
+        ("mnasnet1_0", 224),
+        ("efficientnet_b0", 224),
+        ("efficientnet_b1", 240),
+        ("efficientnet_b2", 288),
+        ("resnet50", 224),
+        ("convnext_tiny", 224),  # scales channels by a parameter of the block itself
+    ],
+)
+def test_the_counter_agrees_with_torchvision(name, crop):
+    with torch.device("meta"):
+        network = get_model(name, weights=None)
+    macs = count_macs(network, crop)
+    # Printed to the million, of which mobilenet_v3_small has only 57.
+    assert weights_of(name) == [(crop, round(macs / 1e9, 3))] * len(weights_of(name))
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(torch.empty(1, 3, crop, crop, device="meta"))
+    assert counter.get_total_flops() == 2 * macs
+
+
 def test_the_counter_knows_convolutions_and_linear_layers():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
+            self.conv = nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3)
             self.linear = nn.Linear(6, 6)
 
         def forward(self, images):
             pooled = self.conv(images).mean(dim=(2, 3))
             return self.linear(self.linear(pooled))
 
-    # Each output of the convolution sees 2 of the 4 inputs; the batch does not count.
-    assert count_macs(Twice(), torch.zeros(3, 4, 8, 8)) == 6 * 2 * 9 * 16 + 2 * 36
+    # Each output of the convolution sees 1 of the 3 inputs, and the linear layer runs twice.
+    assert count_macs(Twice(), 8) == 6 * 9 * 16 + 2 * 36
+    assert count_macs(nn.Flatten(), 8) == 0
+    # A linear layer at each of 8 x 8 positions, and a convolution over 3 x 8 of length 8.
+    assert count_macs(nn.Linear(8, 5), 8) == 3 * 8 * 8 * 5
+    lines = nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(24, 4, 3), nn.InstanceNorm1d(4, affine=True))
+    assert count_macs(lines, 8) == 24 * 3 * 4 * 6
+
+
+class Scaled(nn.Module):
+    """A convolution, and a tensor that the module itself keeps."""
+
+    def __init__(self, name, tensor):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        if isinstance(tensor, nn.Parameter):
+            self.register_parameter(name, tensor)
+        else:
+            self.register_buffer(name, tensor)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(4))
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.ConvTranspose2d(3, 4, 3), nn.Conv1d(3, 4, 1), nn.MultiheadAttention(4, 2)]
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 4, 3),
+        nn.MultiheadAttention(4, 2),
+        nn.LSTM(4, 4),
+        nn.Bilinear(4, 4, 4),
+        nn.Embedding(4, 4),
+        nn.ParameterList([torch.ones(4, 4)]),
+        Gain(),  # it computes nothing but with its weight
+        Scaled("mixing", nn.Parameter(torch.ones(4, 4))),
+        Scaled("blur", torch.ones(4, 1, 3, 3)),
+    ],
+    ids=lambda layer: type(layer).__name__,
 )
 def test_the_counter_refuses_what_it_does_not_know(layer):
-    with pytest.raises(TypeError, match=type(layer).__name__):
-        count_macs(nn.Sequential(nn.Conv2d(3, 3, 1), layer), torch.zeros(1, 3, 8, 8))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), layer)
+    with pytest.raises(TypeError, match=rf"MACs of {type(layer).__name__} \(at 1\)"):
+        count_macs(network, 8)
+    assert network.training
 
 
-def test_the_counter_leaves_no_hooks_behind():
+@pytest.mark.parametrize("shape", [(), (4,), (4, 1, 1), (1, 4, 1, 1)])
+def test_a_scale_of_channels_counts_as_nothing(shape):
+    assert count_macs(Scaled("scale", nn.Parameter(torch.ones(shape))), 8) == 3 * 4 * 64
+    assert count_macs(Scaled("shift", torch.ones(shape)), 8) == 3 * 4 * 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_counter_changes_nothing(dtype):
+    network = get_model("mobilenet_v3_small", weights=None).to(dtype)
+    for index, layer in enumerate(network.modules()):
+        layer.training = index % 3 > 0  # modes that no call of train() gives
+    modes = [layer.training for layer in network.modules()]
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    assert count_macs(network, 64) == count_macs(network, 64) > 0
+    assert [layer.training for layer in network.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state)  # dropout has drawn nothing
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_counter_leaves_nothing_behind_when_it_fails():
     conv = nn.Conv2d(3, 4, 5)
     with pytest.raises(RuntimeError):
-        count_macs(conv, torch.zeros(1, 3, 2, 2))
+        count_macs(conv, 2)
     assert not conv._forward_hooks
+    assert conv.training
+    with pytest.raises(ValueError, match="input_size=0 must be at least 1"):
+        count_macs(conv, 0)
 
 
 def test_expansion_one_keeps_any_width():
     space = small_space(expansion=(1, 2, 1))
     choices = torch.zeros(1, 3, 5, dtype=torch.int64)
     choices[:, :, 2] = 1
-    network = Network(architecture_at(space, choices[0].tolist()), CLASSES).eval()
+    network = Network(architecture_at(space, choices[0].tolist()), CLASSES)
     costs = CostModel(space, CLASSES)
-    assert count_macs(network, torch.zeros(1, 3, 17, 17)) == int(costs.macs(choices)[0])
+    assert count_macs(network, 17) == int(costs.macs(choices)[0])
     assert sum(p.numel() for p in network.parameters()) == int(costs.params(choices)[0])

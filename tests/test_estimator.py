@@ -82,9 +82,13 @@ def test_shifting_all_likelihoods_changes_nothing():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_likelihoods_must_be_finite(value):
-    with pytest.raises(ValueError, match="must be finite"):
-        importance_weights(double(-1, value), batch_size=1)
+def test_a_likelihood_that_is_not_finite_has_no_weight(value):
+    found = importance_weights(torch.tensor([1.0, value, 2.0]), batch_size=4, temperature="sum")
+    expected = torch.softmax(torch.tensor([1.0, 2.0], dtype=torch.float64), 0)
+    assert found.weights[1] == 0
+    torch.testing.assert_close(found.weights[[0, 2]], expected)
+    with pytest.raises(ValueError, match="no log-likelihood is finite"):
+        importance_weights(torch.tensor([value, value]), batch_size=4)
 
 
 def test_hinge_cost():

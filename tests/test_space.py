@@ -87,7 +87,8 @@ def test_the_expanded_space_meets_what_is_printed(model, input_size, num_blocks,
     space = load_space("sa_expanded").open(model)
     assert (space.input_size, space.num_blocks, space.total_stride) == (input_size, num_blocks, 32)
     assert size / 10 <= space.size <= size * 10
-    assert CostModel(space, 1000).median_macs() == pytest.approx(median_macs, rel=0.05)
+    median = CostModel(space, 1000).median_macs(num_samples=100_000)
+    assert median == pytest.approx(median_macs, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fpnas.architecture import Architecture, BlockSpec
 from fpnas.cost import attention_channels
+from fpnas.networks.depthwise import DepthwiseConv2d
 
 ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "swish": nn.SiLU}
 
@@ -26,11 +27,13 @@ class ConvNorm(nn.Sequential):
         kernel: int,
         *,
         stride: int = 1,
-        groups: int = 1,
+        depthwise: bool = False,
         activation: str | None = None,
     ) -> None:
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            DepthwiseConv2d(outputs, kernel, stride)
+            if depthwise
+            else nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
             nn.BatchNorm2d(outputs),
             ACTIVATION_LAYERS[activation](inplace=True) if activation else nn.Identity(),
         )
@@ -88,7 +91,7 @@ class MBConv(nn.Module):
             ConvNorm(spec.in_channels, mid, 1, activation=act) if spec.expand else nn.Identity()
         )
         self.depthwise = nn.ModuleList(
-            ConvNorm(mid, mid, spec.kernel, stride=spec.stride, groups=mid, activation=act)
+            ConvNorm(mid, mid, spec.kernel, stride=spec.stride, depthwise=True, activation=act)
             for _ in range(max(spec.splits, 1))
         )
         self.attention = SplitAttention(mid, spec.splits) if spec.splits else None

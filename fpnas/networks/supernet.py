@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fpnas.architecture import Architecture, BlockSpec, architecture_at, expanded_channels
 from fpnas.cost import attention_channels
+from fpnas.networks.depthwise import depthwise_conv2d
 from fpnas.networks.network import (
     ACTIVATION_LAYERS,
     ConvNorm,
@@ -58,8 +59,11 @@ class SharedConvNorm(nn.Module):
     ) -> Tensor:
         """Applies the slice: (B, C_in, H, W) to (B, outputs, H / stride, W / stride)."""
         weight = self.sliced_weight(images.shape[1], outputs, kernel, branch)
-        groups = outputs if self.depthwise else 1
-        features = F.conv2d(images, weight, None, stride, kernel // 2, 1, groups)
+        features = (
+            depthwise_conv2d(images, weight, stride)
+            if self.depthwise
+            else F.conv2d(images, weight, None, stride, kernel // 2)
+        )
         features = F.batch_norm(
             features,
             None,
@@ -218,16 +222,22 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         """Maps normalized pictures (B, 3, H, W) to logits (B, classes) of one architecture."""
-        features = self.stem(
-            images,
-            architecture.stem_channels,
-            kernel=3,
-            stride=architecture.stem_stride,
-            activation="swish",
-        )
+        features = self.stem_features(images)
         for block, spec in zip(self.blocks, architecture.blocks(), strict=True):
             features = block(features, spec)
-        features = self.head(features, architecture.head_channels, activation="swish")
+        return self.logits(features)
+
+    def stem_features(self, images: Tensor) -> Tensor:
+        """What all architectures begin with: (B, 3, H, W) to (B, C, H', W')."""
+        space = self.space
+        features: Tensor = self.stem(
+            images, space.stem_channels, kernel=3, stride=space.stem_stride, activation="swish"
+        )
+        return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What all architectures end with: (B, C, H, W) to (B, classes)."""
+        features = self.head(features, self.space.head_channels, activation="swish")
         logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
         return logits
 

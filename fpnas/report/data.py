@@ -148,6 +148,7 @@ class ReportData:
         registered_model: The entry in the registry.
         links: Addresses by what they show, such as MLflow pages. Those of http and https become
             links, others are shown as text.
+        alarms: What is suspicious about the search, a sentence each.
         config: Settings that the profile leaves to the user, or that were changed, by key.
         next_steps: Sentences to add to those of :func:`fpnas.report.advice.next_steps`.
     """
@@ -170,6 +171,7 @@ class ReportData:
     teacher: Teacher | None = None
     registered_model: RegisteredModel | None = None
     links: Mapping[str, str] = field(default_factory=dict)
+    alarms: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     next_steps: Sequence[str] = ()
 

@@ -5,30 +5,64 @@ Tensor shapes: A sampled architectures, G block groups, M variables, B pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fpnas.cost import CostModel
 from fpnas.errors import DivergedError
 from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
+from fpnas.search.engine import Engine, PrefixTree
 from fpnas.search.options import Temperature
+from fpnas.search.parallel import Ranks
 
 Batch = tuple[Tensor, Tensor]
 """Normalized pictures, float32 (B, 3, H, W), and labels, int64 (B,)."""
 
 
+@dataclass
+class Bill:
+    """What evaluating has cost, over all ranks.
+
+    Attributes:
+        num_forwards: Forward passes of an architecture on a batch.
+        num_backwards: Backward passes.
+    """
+
+    num_forwards: int = 0
+    num_backwards: int = 0
+
+
+@dataclass(frozen=True)
+class WeightStep:
+    """What a step on the weights tells.
+
+    Attributes:
+        loss: Mean cross-entropy under the importance weights, nats.
+        log_likelihoods: On the weight batch, before the step, (A,).
+    """
+
+    loss: float
+    log_likelihoods: Tensor
+
+
 class Evaluator(Protocol):
     """The only thing that the search loop knows about images and networks."""
 
-    def train_step(self, choices: Tensor, learning_rate: float) -> float:
-        """One step on the weights for architectures (A, G, M); returns the mean loss."""
+    bill: Bill
+
+    def train_step(self, choices: Tensor, learning_rate: float) -> WeightStep:
+        """One step on the weights for architectures (A, G, M)."""
 
     def log_likelihood(self, choices: Tensor) -> tuple[Tensor, int]:
-        """Log-likelihoods (A,) on the next architecture batch, and the number of its pictures."""
+        """Log-likelihoods (A,) on the next architecture batch, and the number of its pictures.
+
+        Single ones may be infinite or NaN.
+        """
 
     def state(self) -> dict[str, Any]:
         """Everything that the next calls depend on."""
@@ -64,6 +98,9 @@ class SupernetEvaluator:
         momentum: Of SGD.
         weight_decay: Of SGD.
         max_grad_norm: The gradient is scaled down to this norm.
+        engine: How the architectures of a draw are run.
+        precision: Of the layers.
+        ranks: The processes that share them.
     """
 
     def __init__(
@@ -77,10 +114,14 @@ class SupernetEvaluator:
         momentum: float,
         weight_decay: float,
         max_grad_norm: float,
+        engine: Engine | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        ranks: Ranks | None = None,
     ) -> None:
-        self.supernet = supernet
+        self.supernet, self.precision = supernet, precision
         self.temperature, self.ess_fraction = temperature, ess_fraction
         self.max_grad_norm = max_grad_norm
+        self.engine, self.ranks = engine or Engine(), ranks or Ranks()
         self.optimizer = torch.optim.SGD(
             supernet.parameters(),
             lr=0.0,
@@ -88,71 +129,87 @@ class SupernetEvaluator:
             nesterov=momentum > 0,
             weight_decay=weight_decay,
         )
+        self.bill = Bill()
+        self._costs = CostModel(supernet.space, supernet.classifier.out_features)
         self._sources = (weight_batches, architecture_batches)
         self._iterators = [iter(weight_batches), iter(architecture_batches)]
 
-    def train_step(self, choices: Tensor, learning_rate: float) -> float:
+    def train_step(self, choices: Tensor, learning_rate: float) -> WeightStep:
         """One SGD step on sum_k omega_k grad[-log P(y | X, w, A_k)].
 
         The sum over pictures is divided by their number, so that the learning rate does not
         depend on the batch.
         """
-        images, labels = next(self._iterators[0])
-        distinct, counts = choices.unique(dim=0, return_counts=True)
+        self.ranks.check_equal(choices)
+        found = self.accumulate(choices, *next(self._iterators[0]))
+        norm = torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise DivergedError(f"the supernet's gradient is {norm.item()} (loss {found.loss})")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        return found
+
+    def accumulate(self, choices: Tensor, images: Tensor, labels: Tensor) -> WeightStep:
+        """Puts the gradient of a step on the weights into the shared weights."""
+        draw = _Draw.of(choices, self.supernet, self._costs, self.engine, self.ranks)
+        self.optimizer.zero_grad(set_to_none=True)
         weights = torch.ones(1, dtype=torch.float64)
-        if len(distinct) > 1:
-            log_likelihoods = self._log_likelihoods(distinct, images, labels)
-            # A repeated draw counts as often as it was drawn.
-            log_likelihoods = log_likelihoods.repeat_interleave(counts)
+        values = None
+        if draw.num_distinct > 1:
+            values = self._log_likelihoods(draw, images, labels)
             drawn = importance_weights(
-                log_likelihoods,
+                values[draw.owner],  # a repeated draw counts as often as it was drawn
                 batch_size=len(labels),
                 temperature=self.temperature,
                 ess_fraction=self.ess_fraction,
             ).weights
-            owner = torch.arange(len(distinct)).repeat_interleave(counts)
-            weights = torch.zeros(len(distinct), dtype=torch.float64).index_add(0, owner, drawn)
-        self.optimizer.zero_grad(set_to_none=True)
-        mean_loss = 0.0
-        for choice, weight in zip(distinct, weights.tolist(), strict=True):
-            logits = self.supernet(images, self.supernet.architecture(choice))
-            loss = F.cross_entropy(logits, labels)
-            (weight * loss).backward()
-            mean_loss += weight * loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise DivergedError(f"the supernet's gradient is {norm.item()} (loss {mean_loss})")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        return mean_loss
+            weights = torch.zeros(draw.num_distinct, dtype=torch.float64)
+            weights.index_add_(0, draw.owner, drawn)
+        kept = weights.where(weights >= self.engine.negligible_weight, 0.0)
+        with self._autocast(images):
+            losses = draw.tree.backward(images, labels, kept[draw.mine].tolist())
+        self.bill.num_backwards += int(kept.count_nonzero())
+        self.bill.num_forwards += int(kept.count_nonzero())
+        if values is None:
+            value = losses if len(draw.mine) else torch.zeros(1, device=images.device)
+            values = -len(labels) * self.ranks.sum(value.double()).cpu()
+        self.ranks.sum_gradients(self.supernet.parameters())
+        # What has no weight has no say; it may be infinite.
+        loss = -float((weights * values.where(weights > 0, 0.0)).sum()) / len(labels)
+        return WeightStep(loss, values[draw.owner])
 
     def log_likelihood(self, choices: Tensor) -> tuple[Tensor, int]:
         """Forward passes only, on the next batch of the architecture half."""
         images, labels = next(self._iterators[1])
-        distinct, inverse = choices.unique(dim=0, return_inverse=True)
-        values = self._log_likelihoods(distinct, images, labels)
-        return values[inverse], len(labels)
+        return self.score(choices, images, labels), len(labels)
 
-    @torch.no_grad()
-    def _log_likelihoods(self, choices: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        values = [
-            -F.cross_entropy(
-                self.supernet(images, self.supernet.architecture(choice)), labels, reduction="sum"
-            )
-            for choice in choices
-        ]
-        result = torch.stack(values).double().cpu()
-        if not torch.isfinite(result).all():
-            raise DivergedError(f"the supernet's log-likelihoods are {result.tolist()}")
-        return result
+    def score(self, choices: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihoods (A,) on a batch, summed over its pictures."""
+        draw = _Draw.of(choices, self.supernet, self._costs, self.engine, self.ranks)
+        return self._log_likelihoods(draw, images, labels)[draw.owner]
+
+    def _log_likelihoods(self, draw: _Draw, images: Tensor, labels: Tensor) -> Tensor:
+        losses = torch.zeros(draw.num_distinct, dtype=torch.float64, device=images.device)
+        with self._autocast(images):
+            losses[draw.mine] = draw.tree.losses(images, labels).double()
+        self.bill.num_forwards += draw.num_distinct
+        values = -len(labels) * self.ranks.sum(losses).cpu()
+        if not torch.isfinite(values).any():
+            raise DivergedError(f"the supernet's log-likelihoods are {values.tolist()}")
+        return values
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        enabled = self.precision == "bf16"
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=enabled)
 
     def state(self) -> dict[str, Any]:
-        """Shared weights, optimiser and the positions of both halves."""
+        """Shared weights, optimiser, the positions of both halves, and the bill."""
         return {
             "supernet": dict(self.supernet.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "positions": [source.state_dict() for source in self._sources],
+            "bill": asdict(self.bill),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -162,6 +219,41 @@ class SupernetEvaluator:
         for source, position in zip(self._sources, state["positions"], strict=True):
             source.load_state_dict(position)
         self._iterators = [iter(source) for source in self._sources]
+        self.bill = Bill(**state["bill"])
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The architectures of a draw, and the share of this rank.
+
+    Attributes:
+        owner: The distinct architecture of each draw, int64 (A,).
+        num_distinct: Of all ranks.
+        mine: The distinct architectures of this rank.
+        tree: The same, to be run.
+    """
+
+    owner: Tensor
+    num_distinct: int
+    mine: list[int]
+    tree: PrefixTree
+
+    @classmethod
+    def of(
+        cls, choices: Tensor, supernet: Supernet, costs: CostModel, engine: Engine, ranks: Ranks
+    ) -> _Draw:
+        paths = [tuple(supernet.architecture(choice).blocks()) for choice in choices]
+        firsts: dict[Hashable, int] = {}
+        keys: list[Hashable] = list(paths if engine.merge_equal else range(len(paths)))
+        owner = [firsts.setdefault(key, len(firsts)) for key in keys]
+        distinct = [owner.index(number) for number in range(len(firsts))]
+        mine = ranks.share(costs.macs(choices[distinct]).tolist())
+        tree = PrefixTree(
+            supernet,
+            [paths[distinct[number]] for number in mine],
+            share_prefixes=engine.share_prefixes,
+        )
+        return cls(torch.tensor(owner), len(distinct), mine, tree)
 
 
 class TableEvaluator:
@@ -174,10 +266,12 @@ class TableEvaluator:
 
     def __init__(self, log_likelihood: Callable[[Tensor], Tensor], batch_size: int = 1) -> None:
         self._function, self._batch_size = log_likelihood, batch_size
+        self.bill = Bill()
 
-    def train_step(self, choices: Tensor, learning_rate: float) -> float:
-        """Nothing to train; returns the mean loss."""
-        return -float(self._function(choices).mean()) / self._batch_size
+    def train_step(self, choices: Tensor, learning_rate: float) -> WeightStep:
+        """Nothing to train."""
+        values = self._function(choices).double()
+        return WeightStep(-float(values.mean()) / self._batch_size, values)
 
     def log_likelihood(self, choices: Tensor) -> tuple[Tensor, int]:
         """The table's values."""

@@ -204,9 +204,7 @@ def execute(
         FpnasError: Bad input, a fault, or a stop; nothing was committed then.
     """
     events = Events(stage.name)
-    parents = {role: artifact.digest for role, artifact in inputs.items()}
-    code = stage.code_version()
-    key = stage_key(stage.name, identity(stage, config, inputs, store), parents, code)
+    key = artifact_key(stage, config, inputs, store)
     try:
         found = store.find(key)
     except ArtifactCorruptError as error:
@@ -222,9 +220,9 @@ def execute(
             kind=stage.kind,
             config=config.identity(),
             parents=inputs,
-            code_version=code,
+            code_version=stage.code_version(),
         )
-        checkpoints = CheckpointSlot(store, key.removeprefix("artifacts/"))
+        checkpoints = checkpoint_slot(stage, config, inputs, store)
         with writer:
             context = StageContext(
                 stage,
@@ -250,6 +248,24 @@ def execute(
 def _write_end(events: Events, artifact: Artifact, *, cached: bool) -> None:
     seconds = artifact.bill.get("seconds")
     events.write("end", status="finished", cached=cached, uri=artifact.uri, seconds=seconds)
+
+
+def artifact_key(
+    stage: Stage, config: StageConfig, inputs: Mapping[str, Artifact], store: Store
+) -> str:
+    """Where the stage's artifact is or will be."""
+    parents = {role: artifact.digest for role, artifact in inputs.items()}
+    return stage_key(
+        stage.name, identity(stage, config, inputs, store), parents, stage.code_version()
+    )
+
+
+def checkpoint_slot(
+    stage: Stage, config: StageConfig, inputs: Mapping[str, Artifact], store: Store
+) -> CheckpointSlot:
+    """Where the stage's checkpoints are."""
+    key = artifact_key(stage, config, inputs, store)
+    return CheckpointSlot(store, key.removeprefix("artifacts/"))
 
 
 def identity(

@@ -18,8 +18,6 @@ class Config(StageConfig):
 
 def run(context: StageContext) -> None:
     """Writes ``architecture.json`` and ``decode.json``."""
-    import torch
-
     from fpnas.architecture import architecture_at
     from fpnas.cost import CostModel, architecture_cost, count_macs
     from fpnas.networks.network import Network
@@ -33,7 +31,7 @@ def run(context: StageContext) -> None:
     architecture = architecture_at(space, decoded.choices.tolist())
     macs, params = architecture_cost(architecture, found.num_classes)
     network = Network(architecture, found.num_classes).eval()
-    counted = count_macs(network, torch.zeros(1, 3, space.input_size, space.input_size))
+    counted = count_macs(network, space.input_size)
     if not decoded.macs == macs == counted <= space.target_macs:
         raise FpnasError(
             f"the costs of {architecture} disagree: table {decoded.macs}, formula {macs}, "

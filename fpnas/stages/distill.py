@@ -87,8 +87,6 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
     """The teacher's logits on the training pictures, and its own validation accuracy."""
     if name == "wider":
         return _train_wider(context, bench, saved)
-    import torch
-
     from fpnas.cost import count_macs
     from fpnas.training.distillation import logit_accuracy
     from fpnas.training.teachers import load_efficientnet_lite
@@ -97,7 +95,7 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
     teacher = load_efficientnet_lite(name, keys)
     teacher.network.to(bench.device)
     size = context.config.teacher_input_size
-    macs = count_macs(teacher.network, torch.zeros(1, 3, size, size, device=bench.device))
+    macs = count_macs(teacher.network, size)
     logits, _ = _logits(context, bench, teacher.logits, "train", size)
     val_logits, labels = _logits(context, bench, teacher.logits, "val", size)
     return {"logits": logits, "top1": logit_accuracy(val_logits, labels), "macs": macs}

@@ -15,8 +15,8 @@ STATUS_FILE = "FPNAS_STATUS_FILE"
 class Events:
     """Appends events of one stage. Lines are short, so that appends of processes do not mix."""
 
-    def __init__(self, stage: str) -> None:
-        path = os.environ.get(STATUS_FILE)
+    def __init__(self, stage: str, *, silent: bool = False) -> None:
+        path = None if silent else os.environ.get(STATUS_FILE)
         self._path = Path(path) if path else None
         self._stage = stage
         self._last_progress = 0.0

@@ -1,16 +1,10 @@
-"""Fine search: the factorized distribution, converted without loss, is refined jointly."""
+"""Fine search: in FP-NAS, the coarse distribution, converted without loss, is refined jointly."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fpnas.stages.searching import (
-    SearchConfig,
-    build_evaluator,
-    load_evaluator,
-    load_search,
-    search,
-)
+from fpnas.stages.searching import SearchConfig, load_search, run_phase
 
 if TYPE_CHECKING:
     from fpnas.stages.base import StageContext
@@ -30,16 +24,4 @@ class Config(SearchConfig):
 
 def run(context: StageContext) -> None:
     """Searches from where the coarse search ended."""
-    from fpnas.distribution import FactorizedDistribution
-    from fpnas.search.loop import SearchState
-
-    config: Config = context.config
-    coarse = load_search(context.inputs["search_state"])
-    assert isinstance(coarse.distribution, FactorizedDistribution)
-    evaluator = build_evaluator(context, coarse.space)
-    load_evaluator(context.inputs["search_state"], evaluator)
-    if not config.keep_optimizer:
-        evaluator.optimizer.state.clear()
-    # Another seed, so that the draws of the coarse search do not come again.
-    state = SearchState.start(coarse.distribution.to_joint(), config.search, config.seed + 1)
-    search(context, "joint", coarse.space, state, evaluator, coarse.first_step + coarse.num_steps)
+    run_phase(context, "fine", load_search(context.inputs["search_state"]))

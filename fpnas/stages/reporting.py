@@ -72,6 +72,13 @@ class Findings:
         scores = {role: info["evaluation"]["top1"] for role, info in self.models.items()}
         return max(("trained", "distilled"), key=lambda role: scores[role])
 
+    @property
+    def alarms(self) -> list[tuple[str, dict[str, str]]]:
+        """What is suspicious, with the search that it is about."""
+        return [
+            (stage, alarm) for stage, search in self.searches.items() for alarm in search.alarms
+        ]
+
     def summary(self) -> dict[str, Any]:
         """The figures of the run; equal for equal artifacts."""
         decoded, distilled = self.decoded, self.models["distilled"]
@@ -80,8 +87,12 @@ class Findings:
                 key: decoded[key] for key in ("macs", "params", "string", "sha256", "target_macs")
             },
             "search": {
-                "num_samples": sum(s.num_samples for s in self.searches.values()),
-                "num_steps": sum(s.num_steps for s in self.searches.values()),
+                "strategy": self.searches["fine"].strategy,
+                **{
+                    name: sum(getattr(search, name) for search in self.searches.values())
+                    for name in ("num_samples", "num_steps", "num_forwards", "num_backwards")
+                },
+                "alarms": [{"stage": stage, **alarm} for stage, alarm in self.alarms],
             },
             "train": dict(self.models["trained"]["evaluation"]),
             "distill": {**distilled["evaluation"], "teacher": distilled["teacher"]},
@@ -143,7 +154,7 @@ def _report_data(
         space=fine.space,
         num_classes=fine.num_classes,
         profile=info.profile,
-        strategy="fpnas",
+        strategy=fine.strategy,
         seed=info.seed,
         command=info.command,
         code_version=__version__,
@@ -163,6 +174,7 @@ def _report_data(
             registration["name"], str(registration["version"]), registration["aliases"]
         ),
         links=_links(context),
+        alarms=[f"{name} search: {a['message']}" for name, a in findings.alarms],
     )
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fpnas.errors import DivergedError
 from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
-from fpnas.search.evaluator import SupernetEvaluator, TableEvaluator
+from fpnas.search.evaluator import Bill, SupernetEvaluator, TableEvaluator
 from fpnas.space import load_space
 from fpnas.state import pack, unpack
 
@@ -90,7 +90,10 @@ def test_a_training_step_by_hand():
     loss = (weights * losses).sum()
     loss.backward()
     returned = evaluator.train_step(torch.stack([FIRST, SECOND, FIRST]), learning_rate=0.1)
-    assert returned == pytest.approx(loss.item(), rel=1e-5)
+    assert returned.loss == pytest.approx(loss.item(), rel=1e-5)
+    expected = -BATCH * losses.detach()[[0, 1, 0]].double()
+    torch.testing.assert_close(returned.log_likelihoods, expected, rtol=1e-5, atol=1e-5)
+    assert evaluator.bill == Bill(num_forwards=4, num_backwards=2)
     for (name, parameter), other in zip(
         twin.named_parameters(), evaluator.supernet.parameters(), strict=True
     ):
@@ -117,7 +120,7 @@ def test_training_lowers_the_loss_of_what_is_trained(monkeypatch):
     batch = MemoryBatches(1).batch(0)
     monkeypatch.setattr(MemoryBatches, "batch", lambda self, position: batch)
     evaluator = make_evaluator()
-    losses = [evaluator.train_step(FIRST[None], 0.005) for _ in range(40)]
+    losses = [evaluator.train_step(FIRST[None], 0.005).loss for _ in range(40)]
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -143,7 +146,8 @@ def test_it_goes_on_as_if_it_had_not_stopped():
     other = make_evaluator()
     other.load_state(unpack(tensors, json.loads(json.dumps(structure))))
     found = other.train_step(points, 0.1), *other.log_likelihood(points)
-    assert found[0] == expected[0]
+    assert found[0].loss == expected[0].loss
+    assert other.bill == evaluator.bill
     assert torch.equal(found[1], expected[1])
     assert all(map(torch.equal, other.supernet.parameters(), evaluator.supernet.parameters()))
 
@@ -154,7 +158,7 @@ def test_a_table_returns_its_values():
     values, number = table.log_likelihood(points)
     assert values.tolist() == [-5, -20]
     assert number == 2
-    assert table.train_step(points, 0.1) == 12.5 / 2
+    assert table.train_step(points, 0.1).loss == 12.5 / 2
     assert table.state() == {}
 
 

@@ -1,0 +1,197 @@
+"""Searches with every strategy under several seeds, and trains what they find with one recipe.
+
+    python benchmarks/searches.py --images FOLDER [--space tiny] [--seeds 3] [--variants NAME ...]
+
+Appends to ``results/searches.csv`` (one row a search), ``results/search_histories.csv`` (one row a
+recorded step) and ``results/retrained.csv``. ``benchmarks/search_report.py`` makes the page of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from retrain import GROUND_TRUTH
+from workshop import RESULTS, Row, append, dataset, in_processes, prepared, read, retrain
+
+from fpnas.architecture import Architecture, architecture_at
+from fpnas.cost import CostModel
+from fpnas.search.decode import most_probable_within
+from fpnas.search.dnas_options import DnasOptions
+from fpnas.search.loop import AbstractSearch, run_search
+from fpnas.search.options import Phase, SearchOptions, WeightOptions
+from fpnas.search.population_options import PopulationOptions
+from fpnas.search.strategies import build_search
+from fpnas.space import load_space
+from fpnas.stages.config import SpaceConfig
+from fpnas.stages.searching import SearchConfig, StagePictures, peak_memory_bytes
+
+SEARCHES = RESULTS / "searches.csv"
+HISTORIES = RESULTS / "search_histories.csv"
+HISTORY_COLUMNS = ("entropy_nats", "num_samples", "expected_macs", "skip_rate", "agreement")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A search to be measured.
+
+    Attributes:
+        strategy: Its name.
+        coarse: Options that differ from :data:`COARSE`.
+        fine: Options that differ from :data:`FINE`.
+    """
+
+    strategy: str
+    coarse: dict[str, Any] = field(default_factory=dict)
+    fine: dict[str, Any] = field(default_factory=dict)
+
+
+COARSE: dict[str, Any] = {
+    "num_steps": 450,
+    "warmup_steps": 200,
+    "learning_rate": 0.1,
+    "architecture_learning_rate": 0.05,
+}
+FINE: dict[str, Any] = {
+    "num_steps": 200,
+    "learning_rate": 0.03,
+    "architecture_learning_rate": 0.05,
+}
+# A masked step costs about forty of an architecture's, so dnas does fewer of them.
+_DNAS = ({"num_steps": 60, "warmup_steps": 25}, {"num_steps": 25})
+# As many architectures scored in all as steps are done, ten a step.
+_SCORED = {"num_steps": 15}
+VARIANTS = {
+    "fpnas": Variant("fpnas"),
+    "parsec": Variant("parsec"),
+    "joint": Variant("joint"),
+    "factorized": Variant("factorized"),
+    "fpnas theta 325": Variant("fpnas", {"num_steps": 325}, {"num_steps": 325}),
+    "random": Variant("random", {"warmup_steps": 0}, _SCORED),
+    "evolution": Variant("evolution", {"warmup_steps": 0}, _SCORED),
+    "dnas": Variant("dnas", *_DNAS),
+}
+
+
+def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
+    """Runs both phases of a search, and returns its row; its history goes under ``history``."""
+    variant = VARIANTS[name]
+    file = load_space(space_name)
+    space = file.open()
+    place = SpaceConfig(
+        definition=file.model_dump(mode="json"),
+        model=space.model,
+        input_size=space.input_size,
+        target_macs=space.target_macs,
+    )
+    data = dataset(folder)
+    costs = CostModel(space, data.num_classes)
+    history: list[list[float]] = []
+    phases: dict[str, AbstractSearch] = {}
+    seconds: dict[str, float] = {}
+    for phase, options in (
+        ("coarse", SearchOptions(**{**COARSE, **variant.coarse})),
+        ("fine", SearchOptions(**{**FINE, **variant.fine})),
+    ):
+        config = SearchConfig(space=place, search=options, seed=seed)
+        started = time.monotonic()
+        phases[phase] = _phase(variant.strategy, phase, costs, options, config, data, phases)  # type: ignore[arg-type]
+        run_search(
+            phases[phase],
+            on_step=lambda record: history.append([record[c] for c in HISTORY_COLUMNS]),
+        )
+        seconds[phase] = time.monotonic() - started
+    fine = phases["fine"]
+    decoded = most_probable_within(fine.distribution, costs, space.target_macs)
+    architecture = architecture_at(space, decoded.choices.tolist())
+    bill = fine.evaluator.bill
+    return {
+        "space": file.name,
+        "variant": name,
+        "seed": seed,
+        "seconds": round(sum(seconds.values()), 1),
+        "coarse_seconds": round(seconds["coarse"], 1),
+        "num_steps": sum(s.step for s in phases.values()),
+        "num_samples": sum(s.num_samples for s in phases.values()),
+        "num_forwards": bill.num_forwards,
+        "num_backwards": bill.num_backwards,
+        "peak_mib": round(peak_memory_bytes() / 2**20),
+        "entropy_nats": round(fine.distribution.entropy().item(), 3),
+        "macs": decoded.macs,
+        "is_mode": decoded.is_mode,
+        "sha256": architecture.sha256,
+        "architecture": str(architecture),
+        "document": json.dumps(architecture.to_json()),
+        "history": history,
+    }
+
+
+def _phase(
+    strategy: Any,
+    phase: Phase,
+    costs: CostModel,
+    options: SearchOptions,
+    config: SearchConfig,
+    data: Any,
+    phases: dict[str, AbstractSearch],
+) -> AbstractSearch:
+    torch.manual_seed(config.seed)
+    coarse = phases.get("coarse")
+    found = build_search(
+        strategy,
+        phase,
+        costs,
+        options,
+        pictures=StagePictures(config, data, "cpu"),
+        weights=WeightOptions(),
+        dnas=DnasOptions(),
+        population=PopulationOptions(),
+        seed=2 * config.seed + (phase == "fine"),
+        previous=coarse.distribution if coarse else None,
+    )
+    if coarse is not None:
+        found.evaluator.load_state(coarse.evaluator.state())
+    return found
+
+
+def main() -> None:
+    """Searches and trains what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="tiny-imagenet-25, extracted")
+    parser.add_argument("--space", default="tiny", help="tiny, or ground-truth")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    arguments = parser.parse_args()
+    folder = prepared(arguments.images)
+    space = str(GROUND_TRUTH) if arguments.space == "ground-truth" else arguments.space
+    space_name = load_space(space).name
+    known = {(r["space"], r["variant"], int(r["seed"])) for r in read(SEARCHES)}
+    jobs = [
+        (folder, space, variant, seed)
+        for seed in range(arguments.seeds)
+        for variant in arguments.variants
+        if (space_name, variant, seed) not in known
+    ]
+    for row in in_processes(search, jobs, fresh=True):
+        for step, values in enumerate(row.pop("history")):
+            if step % 5 == 0:
+                names = {key: row[key] for key in ("space", "variant", "seed")}
+                rounded = [float(f"{value:.4g}") for value in values]
+                append(
+                    HISTORIES,
+                    {**names, "step": step, **dict(zip(HISTORY_COLUMNS, rounded, strict=True))},
+                    measured=False,
+                )
+        append(SEARCHES, row)
+    found = [r for r in read(SEARCHES) if r["space"] == space_name]
+    wanted = {r["sha256"]: Architecture.from_json(json.loads(r["document"])) for r in found}
+    retrain(folder, [(architecture, 0) for architecture in wanted.values()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Architectures in parallel: the processes of one torchrun share the architectures of a draw.
+
+Every rank holds all weights and reads the same pictures. It draws the same architectures, runs its
+share of them, and takes part in the sums that give all ranks the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fpnas.errors import FpnasError
+
+TIMEOUT_SECONDS = 50
+"""A rank that waits longer for another one gives up."""
+
+
+class RanksError(FpnasError):
+    """The ranks disagree, or one of them is gone; a checkpoint may be resumed."""
+
+    exit_status = 75
+
+
+class Ranks:
+    """The processes of this search; a single one unless torchrun started more."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
+        self.rank, self.size, self.device = rank, size, device
+
+    @classmethod
+    def from_environment(cls, device: str = "cpu") -> Ranks:
+        """Joins the process group that torchrun describes, or stands alone."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "nccl" if device.startswith("cuda") else "gloo",
+                timeout=timedelta(seconds=TIMEOUT_SECONDS),
+            )
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    def leave(self) -> None:
+        """Leaves the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def share(self, costs: Sequence[int]) -> list[int]:
+        """The items of this rank: dearest first, each to the rank with the least so far."""
+        loads = [0] * self.size
+        mine = []
+        for item in sorted(range(len(costs)), key=lambda item: (-costs[item], item)):
+            rank = loads.index(min(loads))
+            loads[rank] += costs[item]
+            if rank == self.rank:
+                mine.append(item)
+        return sorted(mine)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Adds the values of all ranks."""
+        if self.size > 1:
+            _guarded(lambda: dist.all_reduce(values))
+        return values
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds the gradients of all ranks; a parameter that no rank used stays without one."""
+        if self.size == 1:
+            return
+        listed = list(parameters)
+        used = torch.tensor([float(p.grad is not None) for p in listed], device=listed[0].device)
+        self.sum(used)
+        shared = [p for p, count in zip(listed, used.tolist(), strict=True) if count]
+        flat = torch.cat(
+            [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in shared]
+        )
+        self.sum(flat)
+        for parameter, part in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def check_equal(self, values: Tensor) -> None:
+        """Makes sure that all ranks hold the same tensor.
+
+        Raises:
+            RanksError: They do not, or one is gone.
+        """
+        if self.size == 1:
+            return
+        digest = hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).digest()
+        mine = torch.tensor(list(digest[:8]), dtype=torch.int64, device=self.device)
+        lowest, highest = mine.clone(), mine.clone()
+        _guarded(lambda: dist.all_reduce(lowest, dist.ReduceOp.MIN))
+        _guarded(lambda: dist.all_reduce(highest, dist.ReduceOp.MAX))
+        if not torch.equal(lowest, highest):
+            raise RanksError(f"rank {self.rank} of {self.size} drew other architectures")
+
+
+def _guarded(collective: object) -> None:
+    try:
+        collective()  # type: ignore[operator]
+    except RuntimeError as error:
+        raise RanksError(f"another rank of the search is gone: {error}") from error

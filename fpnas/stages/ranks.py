@@ -1,0 +1,171 @@
+"""The processes of one search: a stage that shares its sampled architectures with companions.
+
+The stage's own process is rank 0: it alone writes checkpoints, artifacts and MLflow runs. Its
+companions compute. They are started here, or by torchrun (``torchrun --nproc-per-node N -m
+fpnas.cli stage coarse ...``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from fpnas.search.parallel import Ranks
+    from fpnas.stages.base import StageContext
+
+_GRACE_SECONDS = 5
+
+
+class NullRun:
+    """Takes what a companion would log, and drops it: rank 0 logs it."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_args, **_kwargs: None
+
+
+@contextmanager
+def opened(context: StageContext, num_processes: int, device: str) -> Iterator[Ranks]:
+    """Joins the ranks of this stage, and starts the companions when torchrun has not.
+
+    Raises:
+        RanksError: A companion ended before this block did.
+    """
+    from fpnas.search.parallel import Ranks
+
+    if num_processes == 1 or "WORLD_SIZE" in os.environ:
+        with _left_at_the_end(Ranks.from_environment(device)) as ranks:
+            yield ranks
+        return
+    before = dict(os.environ)
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        os.environ.update(_environment(0, num_processes, _free_port()))
+        processes += [
+            _companion(context, {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(1, num_processes)
+        ]
+        with _left_at_the_end(Ranks.from_environment(device)) as ranks, _threads(num_processes):
+            yield ranks
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for process in processes:
+            _end(process)
+
+
+def rank_device(device: str) -> str:
+    """The GPU of this rank, when the ranks have one each."""
+    import torch
+
+    if device != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+
+
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank}
+    threads = {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // size)}
+    return {name: str(value) for name, value in {**names, **ranks, **threads}.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _companion(context: StageContext, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    job = {
+        "stage": context.stage.name,
+        "config": context.config.model_dump(mode="json"),
+        "info": context.info.model_dump(mode="json"),
+        "inputs": {role: artifact.uri for role, artifact in context.inputs.items()},
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fpnas.stages.ranks"],
+        env=dict(environ),
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _threads(num_processes: int) -> Iterator[None]:
+    """The cores are shared by the ranks."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // num_processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _left_at_the_end(ranks: Ranks) -> Iterator[Ranks]:
+    try:
+        yield ranks
+    finally:
+        ranks.leave()
+
+
+def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -> None:
+    """Runs a stage as a companion: everything but the writing."""
+    from fpnas.stages.base import STAGES, RunInfo, StageContext, checkpoint_slot
+    from fpnas.stages.events import Events
+    from fpnas.storage import connect
+
+    stage, store = STAGES[stage_name], connect()
+    parsed = stage.config_type.parse(config, stage_name)
+    artifacts = {role: store.open(uri) for role, uri in inputs.items()}
+    nothing: Any = NullRun()
+    context = StageContext(
+        stage,
+        parsed,
+        RunInfo.model_validate(info),
+        store,
+        artifacts,
+        nothing,
+        checkpoint_slot(stage, parsed, artifacts, store),
+        nothing,
+        Events(stage_name, silent=True),
+        lambda: False,
+    )
+    stage.module.run(context)
+
+
+def main() -> NoReturn:
+    """Entry point of a companion: the job is JSON on standard input."""
+    from fpnas.errors import FpnasError
+
+    job = json.load(sys.stdin)
+    try:
+        follow(job["stage"], job["config"], job["info"], job["inputs"])
+    except FpnasError as error:
+        print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from error
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()
