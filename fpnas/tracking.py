@@ -38,6 +38,9 @@ _MAX_WAITING = 200_000
 _RETRY_SECONDS = 30.0
 
 
+_TRAINING_PAGES = "workflowType=machine_learning"  # without it the UI shows those for agents
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Where runs are tracked: MLflow's address and the experiment."""
@@ -52,20 +55,26 @@ class Tracking:
 
 
 def experiment_url(server: str, experiment_id: str) -> str:
-    """Returns the UI's page with an experiment's runs (its start page shows something else)."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    """Returns the UI's page with an experiment's runs, and charts of their figures."""
+    return (
+        f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
+        f"?compareRunsMode=CHART&{_TRAINING_PAGES}"
+    )
 
 
 def run_url(server: str, experiment_id: str, run_id: str) -> str:
     """Returns the UI's page of one run."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
 
 
 def compare_url(server: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """Returns the UI's page that compares runs."""
     runs = json.dumps(list(run_ids), separators=(",", ":"))
     experiments = json.dumps([experiment_id])
-    return f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return (
+        f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
+        f"&{_TRAINING_PAGES}"
+    )
 
 
 def tracking_uri(environ: Mapping[str, str] = os.environ) -> str:

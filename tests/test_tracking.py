@@ -71,11 +71,13 @@ def test_addresses(tmp_path):
     assert tracking_uri({"MLFLOW_TRACKING_URI": "http://a:1"}) == "http://a:1"
     assert tracking_uri({"FPNAS_HOME": str(tmp_path)}) == f"sqlite:///{tmp_path}/mlflow.db"
     assert experiment_url("http://a:1/", "7") == (
-        "http://a:1/#/experiments/7/runs?workflowType=machine_learning"
+        "http://a:1/#/experiments/7/runs?compareRunsMode=CHART&workflowType=machine_learning"
     )
-    assert run_url("http://a:1", "7", "r") == "http://a:1/#/experiments/7/runs/r"
+    assert run_url("http://a:1", "7", "r") == (
+        "http://a:1/#/experiments/7/runs/r?workflowType=machine_learning"
+    )
     assert compare_url("http://a", "7", ["r", "s"]) == (
-        'http://a/#/compare-runs?runs=["r","s"]&experiments=["7"]'
+        'http://a/#/compare-runs?runs=["r","s"]&experiments=["7"]&workflowType=machine_learning'
     )
 
 

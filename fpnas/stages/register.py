@@ -122,7 +122,7 @@ def _log_parent(
             "macs": architecture["macs"],
             "target_macs": architecture["target_macs"],
             "params": architecture["params"],
-            "num_samples": search["num_samples"],
+            **{n: search[n] for n in ("num_samples", "num_forwards", "num_backwards")},
             "search_seconds": seconds["coarse"] + seconds["fine"],
             "total_seconds": sum(seconds.values()),
         },
@@ -132,6 +132,7 @@ def _log_parent(
             "space": context.info.space,
             "model": context.info.model,
             "profile": context.info.profile,
+            "strategy": search["strategy"],
             "seed": context.info.seed,
         }
     )
@@ -140,6 +141,7 @@ def _log_parent(
             "fpnas.architecture": architecture["string"],
             "fpnas.registered_model": f"{registration['name']} v{registration['version']}",
             "fpnas.command": context.info.command,
+            "fpnas.alarms": ", ".join(a["name"] for a in search["alarms"]) or "none",
         }
     )
     for name, figure in figures.items():
