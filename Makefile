@@ -16,13 +16,15 @@ STRATEGY ?= fpnas
 SEED ?= 0
 SET ?=
 PORT ?= 5000
+IMAGES ?=
 OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
 
 RUN_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
   --profile '$(PROFILE)' --strategy '$(STRATEGY)' --seed '$(SEED)' \
   $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor test lint format clean
+.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor \
+  bench-search bench-engine bench-gpu test lint format clean
 
 help:  ## Show this help
 	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
@@ -56,6 +58,21 @@ compare: setup  ## Put the finished runs of this machine side by side
 
 doctor: setup  ## Check everything that a run needs
 	@$(BIN)/fpnas doctor
+
+bench-search: setup  ## Compare the strategies on IMAGES (tiny-imagenet-25, extracted); hours
+	@test -n '$(IMAGES)' || { echo "give IMAGES=<folder of tiny-imagenet-25>"; exit 2; }
+	$(BIN)/python benchmarks/retrain.py --images '$(IMAGES)' --random 20 --ground-truth
+	$(BIN)/python benchmarks/searches.py --images '$(IMAGES)'
+	$(BIN)/python benchmarks/searches.py --images '$(IMAGES)' --space ground-truth
+	$(BIN)/python benchmarks/rank_agreement.py --images '$(IMAGES)'
+	$(BIN)/python benchmarks/search_report.py
+
+bench-engine: setup  ## Compare the engine with the naive algorithm on IMAGES
+	@test -n '$(IMAGES)' || { echo "give IMAGES=<folder of tiny-imagenet-25>"; exit 2; }
+	$(BIN)/python benchmarks/engine.py --images '$(IMAGES)'
+
+bench-gpu: setup  ## Measure steps and memory of all strategies on a GPU, at most 8 minutes
+	$(BIN)/python benchmarks/gpu.py $(if $(IMAGES),--images '$(IMAGES)')
 
 test: setup  ## Run the tests
 	@$(BIN)/pytest

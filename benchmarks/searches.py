@@ -27,7 +27,7 @@ from fpnas.search.loop import AbstractSearch, run_search
 from fpnas.search.options import Phase, SearchOptions, WeightOptions
 from fpnas.search.population_options import PopulationOptions
 from fpnas.search.strategies import build_search
-from fpnas.space import load_space
+from fpnas.space import SpaceFile, load_space
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.searching import SearchConfig, StagePictures, peak_memory_bytes
 
@@ -52,29 +52,32 @@ class Variant:
 
 
 COARSE: dict[str, Any] = {
-    "num_steps": 450,
-    "warmup_steps": 200,
+    "num_steps": 850,
+    "warmup_steps": 600,
+    "warmup_samples": 1,
     "learning_rate": 0.1,
-    "architecture_learning_rate": 0.05,
+    "architecture_learning_rate": 0.1,
 }
 FINE: dict[str, Any] = {
-    "num_steps": 200,
+    "num_steps": 150,
     "learning_rate": 0.03,
-    "architecture_learning_rate": 0.05,
+    "architecture_learning_rate": 0.1,
 }
+BATCH_SIZE = 32
+ARCHITECTURE_BATCH_SIZE = 128
 # A masked step costs about forty of an architecture's, so dnas does fewer of them.
-_DNAS = ({"num_steps": 60, "warmup_steps": 25}, {"num_steps": 25})
-# As many architectures scored in all as steps are done, ten a step.
-_SCORED = {"num_steps": 15}
+_DNAS = ({"num_steps": 80, "warmup_steps": 30}, {"num_steps": 30})
+# All steps train the weights, then 150 architectures are scored.
+_TRAINED, _SCORED = {"num_steps": 1500, "warmup_steps": 0}, {"num_steps": 15}
 VARIANTS = {
     "fpnas": Variant("fpnas"),
     "parsec": Variant("parsec"),
     "joint": Variant("joint"),
-    "factorized": Variant("factorized"),
-    "fpnas theta 325": Variant("fpnas", {"num_steps": 325}, {"num_steps": 325}),
-    "random": Variant("random", {"warmup_steps": 0}, _SCORED),
-    "evolution": Variant("evolution", {"warmup_steps": 0}, _SCORED),
+    "random": Variant("random", _TRAINED, _SCORED),
+    "evolution": Variant("evolution", _TRAINED, _SCORED),
     "dnas": Variant("dnas", *_DNAS),
+    "factorized": Variant("factorized"),
+    "fpnas, switch 75 steps earlier": Variant("fpnas", {"num_steps": 775}, {"num_steps": 225}),
 }
 
 
@@ -83,12 +86,7 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
     variant = VARIANTS[name]
     file = load_space(space_name)
     space = file.open()
-    place = SpaceConfig(
-        definition=file.model_dump(mode="json"),
-        model=space.model,
-        input_size=space.input_size,
-        target_macs=space.target_macs,
-    )
+    place = open_place(file)
     data = dataset(folder)
     costs = CostModel(space, data.num_classes)
     history: list[list[float]] = []
@@ -98,7 +96,13 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
         ("coarse", SearchOptions(**{**COARSE, **variant.coarse})),
         ("fine", SearchOptions(**{**FINE, **variant.fine})),
     ):
-        config = SearchConfig(space=place, search=options, seed=seed)
+        config = SearchConfig(
+            space=place,
+            search=options,
+            seed=seed,
+            batch_size=BATCH_SIZE,
+            architecture_batch_size=ARCHITECTURE_BATCH_SIZE,
+        )
         started = time.monotonic()
         phases[phase] = _phase(variant.strategy, phase, costs, options, config, data, phases)  # type: ignore[arg-type]
         run_search(
@@ -129,6 +133,17 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
         "document": json.dumps(architecture.to_json()),
         "history": history,
     }
+
+
+def open_place(file: SpaceFile) -> SpaceConfig:
+    """A space at its first operating point, as stages are given it."""
+    space = file.open()
+    return SpaceConfig(
+        definition=file.model_dump(mode="json"),
+        model=space.model,
+        input_size=space.input_size,
+        target_macs=space.target_macs,
+    )
 
 
 def _phase(

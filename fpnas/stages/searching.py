@@ -51,7 +51,9 @@ class SearchConfig(StageConfig):
         dnas: More of the strategy ``dnas``.
         population: More of the strategies ``random`` and ``evolution``.
         seed: Of the draws, the weights and the order of the pictures.
-        batch_size: Pictures of each half in a step.
+        batch_size: Pictures of the weight half in a step.
+        architecture_batch_size: Pictures of the architecture half, which need forward passes only;
+            None takes as many. More of them tell architectures apart with less noise.
         num_processes: Processes that share the sampled architectures. The result is equal but for
             the order of sums.
         precision: Of the supernet's layers; ``bf16`` is for GPUs.
@@ -68,6 +70,7 @@ class SearchConfig(StageConfig):
     population: PopulationOptions = PopulationOptions()
     seed: int = 0
     batch_size: int = Field(default=64, ge=2)
+    architecture_batch_size: int | None = Field(default=None, ge=2)
     num_processes: int = Field(default=1, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     augmentation: str | None = None
@@ -173,10 +176,11 @@ class StagePictures:
         from fpnas.stages.batches import LabelledBatches
 
         config = self._config
+        more = config.architecture_batch_size if split == "alpha" else None
         loader = ImageLoader(
             self._dataset,
             split,
-            batch_size=config.batch_size,
+            batch_size=more or config.batch_size,
             input_size=config.space.input_size,
             training=training,
             seed=config.seed + (split == "alpha"),
