@@ -23,7 +23,7 @@ from pathlib import Path
 
 # Two threads, as a search on this machine has; the workshop's jobs have one.
 import torch
-from searches import ARCHITECTURE_BATCH_SIZE, BATCH_SIZE, COARSE, FINE, open_place
+from searches import COARSE, FINE, build_phase, search_config
 from workshop import RESULTS, Row, append, dataset, prepared
 
 from fpnas.cost import CostModel
@@ -31,10 +31,8 @@ from fpnas.networks import depthwise
 from fpnas.search.engine import Engine
 from fpnas.search.evaluator import SupernetEvaluator
 from fpnas.search.loop import run_search
-from fpnas.search.options import SearchOptions, WeightOptions
-from fpnas.search.strategies import build_search
+from fpnas.search.options import Phase, SearchOptions, StrategyName
 from fpnas.space import load_space
-from fpnas.stages.searching import SearchConfig, StagePictures
 
 CSV = RESULTS / "engine.csv"
 PAGE = RESULTS / "engine.md"
@@ -131,36 +129,21 @@ def difference(found: list[torch.Tensor | None], expected: list[torch.Tensor | N
     return (gap / total) ** 0.5
 
 
-def measure(folder: Path, every: int, strategy: str, seed: int) -> list[Row]:
+def measure(folder: Path, every: int, strategy: StrategyName, seed: int) -> list[Row]:
     """Runs both phases of a search."""
     file = load_space("tiny")
     space = file.open()
-    place = open_place(file)
     data = dataset(folder)
     costs = CostModel(space, data.num_classes)
-    previous, measuring = None, None
-    for phase, options in (("coarse", COARSE), ("fine", FINE)):
-        chosen = SearchOptions(**options)
-        config = SearchConfig(
-            space=place,
-            search=chosen,
-            seed=seed,
-            batch_size=BATCH_SIZE,
-            architecture_batch_size=ARCHITECTURE_BATCH_SIZE,
+    search, measuring = None, None
+    options: dict[Phase, SearchOptions] = {
+        "coarse": SearchOptions(**COARSE),
+        "fine": SearchOptions(**FINE),
+    }
+    for phase, chosen in options.items():
+        search = build_phase(
+            strategy, phase, costs, search_config(file, chosen, seed), data, search
         )
-        torch.manual_seed(seed)
-        search = build_search(
-            strategy,  # type: ignore[arg-type]
-            phase,  # type: ignore[arg-type]
-            costs,
-            chosen,
-            pictures=StagePictures(config, data, "cpu"),
-            weights=WeightOptions(),
-            seed=2 * seed + (phase == "fine"),
-            previous=previous.distribution if previous else None,
-        )
-        if previous is not None:
-            search.evaluator.load_state(previous.evaluator.state())
         if measuring is None:
             measuring = Measuring(search.evaluator, every)
         else:
@@ -168,7 +151,6 @@ def measure(folder: Path, every: int, strategy: str, seed: int) -> list[Row]:
             measuring._train, measuring._score = search.evaluator.accumulate, search.evaluator.score
         search.evaluator.accumulate = measuring.accumulate
         run_search(search)
-        previous = search
     assert measuring is not None
     naive = measuring.seconds["naive"]
     return [

@@ -3,7 +3,7 @@
     python benchmarks/pipeline_runs.py [--images FOLDER] [--home FOLDER]
 
 Writes ``results/pipeline_runs.csv``: one row a run, with the commit, the machine and the versions.
-The run on images is left out when no folder is given.
+The run on images is left out when no folder is given; rows of other runs stay.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ def main() -> None:
                 )
             rows.append({**row, **machine})
             print(name, row["seconds"], "s", file=sys.stderr)
+    if OUTPUT.is_file():
+        with OUTPUT.open(newline="", encoding="utf-8") as file:
+            rows += [row for row in csv.DictReader(file) if row["run"] not in runs]
     with OUTPUT.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

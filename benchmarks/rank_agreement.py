@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from searches import ARCHITECTURE_BATCH_SIZE, BATCH_SIZE, COARSE, VARIANTS, open_place
+from searches import COARSE, VARIANTS, build_phase, search_config
 from workshop import (
     RESULTS,
     RETRAINED,
@@ -29,11 +29,10 @@ from workshop import (
 from fpnas.architecture import architecture_at
 from fpnas.cost import CostModel
 from fpnas.search.loop import run_search
-from fpnas.search.options import SearchOptions, WeightOptions
-from fpnas.search.population import ArchitectureScorer
-from fpnas.search.strategies import build_search
+from fpnas.search.options import SearchOptions
+from fpnas.search.scoring import ArchitectureScorer
 from fpnas.space import load_space
-from fpnas.stages.searching import SearchConfig, StagePictures
+from fpnas.stages.searching import StagePictures
 
 SCORES = RESULTS / "shared_scores.csv"
 
@@ -45,21 +44,12 @@ def score(folder: Path, seed: int) -> Row:
     data = dataset(folder)
     costs = CostModel(space, data.num_classes)
     options = SearchOptions(**{**COARSE, **VARIANTS["random"].coarse})
-    config = SearchConfig(
-        space=open_place(file),
-        search=options,
-        seed=seed,
-        batch_size=BATCH_SIZE,
-        architecture_batch_size=ARCHITECTURE_BATCH_SIZE,
-    )
-    torch.manual_seed(seed)
-    pictures = StagePictures(config, data, "cpu")
-    search = build_search(
-        "random", "coarse", costs, options, pictures=pictures, weights=WeightOptions(), seed=seed
-    )
+    config = search_config(file, options, seed)
+    search = build_phase("random", "coarse", costs, config, data)
     run_search(search)
     known = {r["sha256"] for r in read(RETRAINED) if r["space"] == "tiny"}
     choices = known_choices(known)
+    pictures = StagePictures(config, data, "cpu")
     recalibration = [images for images, _ in pictures.fixed("weights", 16)]
     scorer = ArchitectureScorer(search.evaluator, recalibration, pictures.fixed("alpha", 24))
     names = [architecture_at(space, c.tolist()).sha256 for c in choices]

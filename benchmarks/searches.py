@@ -21,11 +21,10 @@ from workshop import RESULTS, Row, append, dataset, in_processes, prepared, read
 
 from fpnas.architecture import Architecture, architecture_at
 from fpnas.cost import CostModel
+from fpnas.data.dataset import Dataset
 from fpnas.search.decode import most_probable_within
-from fpnas.search.dnas_options import DnasOptions
 from fpnas.search.loop import AbstractSearch, run_search
-from fpnas.search.options import Phase, SearchOptions, WeightOptions
-from fpnas.search.population_options import PopulationOptions
+from fpnas.search.options import Phase, SearchOptions, StrategyName, WeightOptions
 from fpnas.search.strategies import build_search
 from fpnas.space import SpaceFile, load_space
 from fpnas.stages.config import SpaceConfig
@@ -46,7 +45,7 @@ class Variant:
         fine: Options that differ from :data:`FINE`.
     """
 
-    strategy: str
+    strategy: StrategyName
     coarse: dict[str, Any] = field(default_factory=dict)
     fine: dict[str, Any] = field(default_factory=dict)
 
@@ -86,25 +85,21 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
     variant = VARIANTS[name]
     file = load_space(space_name)
     space = file.open()
-    place = open_place(file)
     data = dataset(folder)
     costs = CostModel(space, data.num_classes)
     history: list[list[float]] = []
     phases: dict[str, AbstractSearch] = {}
     seconds: dict[str, float] = {}
-    for phase, options in (
-        ("coarse", SearchOptions(**{**COARSE, **variant.coarse})),
-        ("fine", SearchOptions(**{**FINE, **variant.fine})),
-    ):
-        config = SearchConfig(
-            space=place,
-            search=options,
-            seed=seed,
-            batch_size=BATCH_SIZE,
-            architecture_batch_size=ARCHITECTURE_BATCH_SIZE,
-        )
+    options: dict[Phase, SearchOptions] = {
+        "coarse": SearchOptions(**{**COARSE, **variant.coarse}),
+        "fine": SearchOptions(**{**FINE, **variant.fine}),
+    }
+    for phase, chosen in options.items():
+        config = search_config(file, chosen, seed)
         started = time.monotonic()
-        phases[phase] = _phase(variant.strategy, phase, costs, options, config, data, phases)  # type: ignore[arg-type]
+        phases[phase] = build_phase(
+            variant.strategy, phase, costs, config, data, phases.get("coarse")
+        )
         run_search(
             phases[phase],
             on_step=lambda record: history.append([record[c] for c in HISTORY_COLUMNS]),
@@ -135,37 +130,41 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
     }
 
 
-def open_place(file: SpaceFile) -> SpaceConfig:
-    """A space at its first operating point, as stages are given it."""
+def search_config(file: SpaceFile, options: SearchOptions, seed: int) -> SearchConfig:
+    """A search of a space at its first operating point, as stages are given it."""
     space = file.open()
-    return SpaceConfig(
+    place = SpaceConfig(
         definition=file.model_dump(mode="json"),
         model=space.model,
         input_size=space.input_size,
         target_macs=space.target_macs,
     )
+    return SearchConfig(
+        space=place,
+        search=options,
+        seed=seed,
+        batch_size=BATCH_SIZE,
+        architecture_batch_size=ARCHITECTURE_BATCH_SIZE,
+    )
 
 
-def _phase(
-    strategy: Any,
+def build_phase(
+    strategy: StrategyName,
     phase: Phase,
     costs: CostModel,
-    options: SearchOptions,
     config: SearchConfig,
-    data: Any,
-    phases: dict[str, AbstractSearch],
+    data: Dataset,
+    coarse: AbstractSearch | None = None,
 ) -> AbstractSearch:
+    """Builds a phase; the fine one goes on with the weights and the bill of the coarse one."""
     torch.manual_seed(config.seed)
-    coarse = phases.get("coarse")
     found = build_search(
         strategy,
         phase,
         costs,
-        options,
+        config.search,
         pictures=StagePictures(config, data, "cpu"),
         weights=WeightOptions(),
-        dnas=DnasOptions(),
-        population=PopulationOptions(),
         seed=2 * config.seed + (phase == "fine"),
         previous=coarse.distribution if coarse else None,
     )

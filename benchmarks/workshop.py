@@ -150,7 +150,8 @@ def conditions() -> Row:
     commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread a job",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} thread a job",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

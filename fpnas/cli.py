@@ -169,6 +169,11 @@ def stage(
             fix="give each one as role=s3://...",
         )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; rank 0 does the writing
+        from fpnas.stages.ranks import follow
+
+        follow(name, _read_json(config), _read_json(run_info), addresses)
+        return
     store = connect()
     store.check()
     artifact, cached = execute(

@@ -42,6 +42,7 @@ def _worthwhile(images: Tensor, weight: Tensor, stride: int) -> bool:
         and max(images.shape[-2:]) <= _LARGEST_MAP
         and torch.is_grad_enabled()
         and weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")  # would change the precision of the forward pass
         and not torch.compiler.is_compiling()
     )
 

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from fpnas.architecture import expanded_channels
 from fpnas.cost import attention_channels
 from fpnas.networks.network import SplitAttention, initialize, merge_branches, sum_of
-from fpnas.networks.supernet import SharedConvNorm
+from fpnas.networks.supernet import AbstractSupernet, SharedConvNorm
 from fpnas.space import (
     ACTIVATION,
     CHANNELS,
@@ -241,7 +241,7 @@ class MaskedBlock(nn.Module):
         return width_gates @ self.same @ channel_gates
 
 
-class MaskedSupernet(nn.Module):
+class MaskedSupernet(AbstractSupernet):
     """Every choice of a space at once, under gates.
 
     Initialization draws from torch's global generator: seed it before construction.
@@ -269,19 +269,14 @@ class MaskedSupernet(nn.Module):
             gates: For every variable of every group the weights of its choices, which sum to one,
                 (G, M, C); what stands in the padding is not read.
         """
-        space = self.space
-        features = self.stem(
-            images, space.stem_channels, kernel=3, stride=space.stem_stride, activation="swish"
-        )
+        features = self.stem_features(images)
         width_gates = gates.new_ones(1)
         blocks = iter(self.blocks)
-        for group, own in zip(space.groups, gates, strict=True):
+        for group, own in zip(self.space.groups, gates, strict=True):
             for _ in range(group.repeat):
                 features = next(blocks)(features, width_gates, own)
                 width_gates = own[CHANNELS, : len(group.choices[CHANNELS])]
-        features = self.head(features, space.head_channels, activation="swish")
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
+        return self.logits(features)
 
 
 def leading_ones(widths: Any) -> Tensor:

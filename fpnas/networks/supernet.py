@@ -24,6 +24,7 @@ from fpnas.networks.network import (
     ConvNorm,
     MBConv,
     Network,
+    initialize,
     merge_branches,
     sum_of,
 )
@@ -186,7 +187,30 @@ class SharedBlock(nn.Module):
             target.attention.expand.bias.copy_(self.excite_bias[:splits, :mid].reshape(-1))
 
 
-class Supernet(nn.Module):
+class AbstractSupernet(nn.Module):
+    """What all architectures of a space begin and end with."""
+
+    space: SearchSpace
+    stem: SharedConvNorm
+    head: SharedConvNorm
+    classifier: nn.Linear
+
+    def stem_features(self, images: Tensor) -> Tensor:
+        """What all architectures begin with: (B, 3, H, W) to (B, C, H', W')."""
+        space = self.space
+        features: Tensor = self.stem(
+            images, space.stem_channels, kernel=3, stride=space.stem_stride, activation="swish"
+        )
+        return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What all architectures end with: (B, C, H, W) to (B, classes)."""
+        features = self.head(features, self.space.head_channels, activation="swish")
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
+
+
+class Supernet(AbstractSupernet):
     """Shared weights of all architectures of a space.
 
     Initialization draws from torch's global generator: seed it before construction.
@@ -217,8 +241,7 @@ class Supernet(nn.Module):
                 widths = values[CHANNELS]
         self.head = SharedConvNorm(max(widths), space.head_channels)
         self.classifier = nn.Linear(space.head_channels, num_classes)
-        nn.init.normal_(self.classifier.weight, std=space.head_channels**-0.5)
-        nn.init.zeros_(self.classifier.bias)
+        initialize(self.classifier)
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         """Maps normalized pictures (B, 3, H, W) to logits (B, classes) of one architecture."""
@@ -226,20 +249,6 @@ class Supernet(nn.Module):
         for block, spec in zip(self.blocks, architecture.blocks(), strict=True):
             features = block(features, spec)
         return self.logits(features)
-
-    def stem_features(self, images: Tensor) -> Tensor:
-        """What all architectures begin with: (B, 3, H, W) to (B, C, H', W')."""
-        space = self.space
-        features: Tensor = self.stem(
-            images, space.stem_channels, kernel=3, stride=space.stem_stride, activation="swish"
-        )
-        return features
-
-    def logits(self, features: Tensor) -> Tensor:
-        """What all architectures end with: (B, C, H, W) to (B, classes)."""
-        features = self.head(features, self.space.head_channels, activation="swish")
-        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
-        return logits
 
     def architecture(self, choices: Tensor) -> Architecture:
         """The architecture at indices (G, M)."""

@@ -11,7 +11,7 @@ Tensor shapes: G block groups, M = 5 variables, C choices (padded), B pictures.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +23,10 @@ from fpnas.distribution import FactorizedDistribution
 from fpnas.errors import DivergedError
 from fpnas.networks.masked_supernet import MaskedSupernet
 from fpnas.search.dnas_options import DnasOptions
-from fpnas.search.evaluator import BatchSource, Bill
 from fpnas.search.loop import AbstractSearch
 from fpnas.search.options import SearchOptions
 from fpnas.search.probabilistic import learning_rate_at
+from fpnas.search.weights import AbstractWeights
 from fpnas.space import CHANNELS
 
 
@@ -70,7 +70,7 @@ class ArchitectureStep:
     batch_size: int
 
 
-class MaskedEvaluator:
+class MaskedEvaluator(AbstractWeights[MaskedSupernet]):
     """Trains the network that holds all choices, and tells how its loss depends on the gates.
 
     Args:
@@ -84,28 +84,6 @@ class MaskedEvaluator:
     Attributes:
         bill: Passes of the whole network, each as dear as many of a single architecture.
     """
-
-    def __init__(
-        self,
-        supernet: MaskedSupernet,
-        weight_batches: BatchSource,
-        architecture_batches: BatchSource,
-        *,
-        momentum: float,
-        weight_decay: float,
-        max_grad_norm: float,
-    ) -> None:
-        self.supernet, self.max_grad_norm = supernet, max_grad_norm
-        self.optimizer = torch.optim.SGD(
-            supernet.parameters(),
-            lr=0.0,
-            momentum=momentum,
-            nesterov=momentum > 0,
-            weight_decay=weight_decay,
-        )
-        self.bill = Bill()
-        self._sources = (weight_batches, architecture_batches)
-        self._iterators = [iter(weight_batches), iter(architecture_batches)]
 
     def weight_step(self, gates: Tensor, learning_rate: float) -> float:
         """One SGD step on the next batch of the weight half.
@@ -125,12 +103,7 @@ class MaskedEvaluator:
         loss = self._loss(gates.detach().to(images.device), images, labels)
         loss.backward()
         self.bill.num_backwards += 1
-        norm = torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise DivergedError(f"the supernet's gradient is {norm.item()} (loss {loss.item()})")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.descend(learning_rate, loss.item())
         return loss.item()
 
     def architecture_step(self, gates: Tensor) -> ArchitectureStep:
@@ -153,24 +126,6 @@ class MaskedEvaluator:
     def _loss(self, gates: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         self.bill.num_forwards += 1
         return F.cross_entropy(self.supernet(images, gates).float(), labels)
-
-    def state(self) -> dict[str, Any]:
-        """Weights, optimiser, the positions of both halves, and the bill."""
-        return {
-            "supernet": dict(self.supernet.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "positions": [source.state_dict() for source in self._sources],
-            "bill": asdict(self.bill),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from :meth:`state`."""
-        self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for source, position in zip(self._sources, state["positions"], strict=True):
-            source.load_state_dict(position)
-        self._iterators = [iter(source) for source in self._sources]
-        self.bill = Bill(**state["bill"])
 
 
 class DnasSearch(AbstractSearch):

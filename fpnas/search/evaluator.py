@@ -5,8 +5,8 @@ Tensor shapes: A sampled architectures, G block groups, M variables, B pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,22 +19,7 @@ from fpnas.networks.supernet import Supernet
 from fpnas.search.engine import Engine, PrefixTree
 from fpnas.search.options import Temperature
 from fpnas.search.parallel import Ranks
-
-Batch = tuple[Tensor, Tensor]
-"""Normalized pictures, float32 (B, 3, H, W), and labels, int64 (B,)."""
-
-
-@dataclass
-class Bill:
-    """What evaluating has cost, over all ranks.
-
-    Attributes:
-        num_forwards: Forward passes of an architecture on a batch.
-        num_backwards: Backward passes.
-    """
-
-    num_forwards: int = 0
-    num_backwards: int = 0
+from fpnas.search.weights import AbstractWeights, BatchSource, Bill
 
 
 @dataclass(frozen=True)
@@ -71,20 +56,7 @@ class Evaluator(Protocol):
         """Continues from :meth:`state`."""
 
 
-class BatchSource(Protocol):
-    """Endless batches that can be resumed."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Goes on from the current position."""
-
-    def state_dict(self) -> dict[str, int]:
-        """The position."""
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Moves to a position."""
-
-
-class SupernetEvaluator:
+class SupernetEvaluator(AbstractWeights[Supernet]):
     """Evaluates architectures as slices of a weight-sharing supernet.
 
     One architecture is in memory at a time, as when training a single network.
@@ -118,21 +90,17 @@ class SupernetEvaluator:
         precision: Literal["fp32", "bf16"] = "fp32",
         ranks: Ranks | None = None,
     ) -> None:
-        self.supernet, self.precision = supernet, precision
-        self.temperature, self.ess_fraction = temperature, ess_fraction
-        self.max_grad_norm = max_grad_norm
-        self.engine, self.ranks = engine or Engine(), ranks or Ranks()
-        self.optimizer = torch.optim.SGD(
-            supernet.parameters(),
-            lr=0.0,
+        super().__init__(
+            supernet,
+            weight_batches,
+            architecture_batches,
             momentum=momentum,
-            nesterov=momentum > 0,
             weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
         )
-        self.bill = Bill()
+        self.temperature, self.ess_fraction = temperature, ess_fraction
+        self.engine, self.ranks, self.precision = engine or Engine(), ranks or Ranks(), precision
         self._costs = CostModel(supernet.space, supernet.classifier.out_features)
-        self._sources = (weight_batches, architecture_batches)
-        self._iterators = [iter(weight_batches), iter(architecture_batches)]
 
     def train_step(self, choices: Tensor, learning_rate: float) -> WeightStep:
         """One SGD step on sum_k omega_k grad[-log P(y | X, w, A_k)].
@@ -142,12 +110,7 @@ class SupernetEvaluator:
         """
         self.ranks.check_equal(choices)
         found = self.accumulate(choices, *next(self._iterators[0]))
-        norm = torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise DivergedError(f"the supernet's gradient is {norm.item()} (loss {found.loss})")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.descend(learning_rate, found.loss)
         return found
 
     def accumulate(self, choices: Tensor, images: Tensor, labels: Tensor) -> WeightStep:
@@ -202,24 +165,6 @@ class SupernetEvaluator:
     def _autocast(self, images: Tensor) -> torch.autocast:
         enabled = self.precision == "bf16"
         return torch.autocast(images.device.type, torch.bfloat16, enabled=enabled)
-
-    def state(self) -> dict[str, Any]:
-        """Shared weights, optimiser, the positions of both halves, and the bill."""
-        return {
-            "supernet": dict(self.supernet.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "positions": [source.state_dict() for source in self._sources],
-            "bill": asdict(self.bill),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from :meth:`state`."""
-        self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for source, position in zip(self._sources, state["positions"], strict=True):
-            source.load_state_dict(position)
-        self._iterators = [iter(source) for source in self._sources]
-        self.bill = Bill(**state["bill"])
 
 
 @dataclass(frozen=True)

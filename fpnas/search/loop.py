@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fpnas.cost import CostModel
 from fpnas.distribution import AbstractDistribution
-from fpnas.search.evaluator import Bill
 from fpnas.search.options import SearchOptions
 from fpnas.space import KERNEL, SearchSpace
 
@@ -39,24 +38,6 @@ HISTORY_COLUMNS = (
 the pictures: about 0 when they differ by chance alone. ``num_invalid`` counts the architectures
 whose log-likelihood was not finite. What a strategy does not have is NaN.
 """
-
-
-class SearchEvaluator(Protocol):
-    """What any search keeps its shared weights in.
-
-    Attributes:
-        bill: What evaluating has cost.
-        optimizer: Of the shared weights.
-    """
-
-    bill: Bill
-    optimizer: torch.optim.Optimizer
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next calls depend on."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from :meth:`state`."""
 
 
 class AbstractSearch(ABC):
@@ -117,6 +98,11 @@ class AbstractSearch(ABC):
         self.history = state["history"].tolist()
         snapshots = state["snapshots"]
         self.snapshots = [] if snapshots is None else list(snapshots.unbind())
+
+
+def num_invalid(log_likelihoods: Tensor) -> float:
+    """How many of the values (A,) are NaN or infinite."""
+    return float((~torch.isfinite(log_likelihoods)).sum())
 
 
 def skip_rate(distribution: AbstractDistribution, space: SearchSpace) -> float:

@@ -26,7 +26,7 @@ from fpnas.estimator import (
     surrogate_loss,
 )
 from fpnas.search.evaluator import Evaluator
-from fpnas.search.loop import AbstractSearch
+from fpnas.search.loop import AbstractSearch, num_invalid
 from fpnas.search.options import SearchOptions
 
 
@@ -71,7 +71,7 @@ class ProbabilisticSearch(AbstractSearch):
             "effective_sample_size": float(num_samples),
             "temperature": 0.0,
             "loss": trained.loss,
-            "num_invalid": _num_invalid(trained.log_likelihoods),
+            "num_invalid": num_invalid(trained.log_likelihoods),
             "over_budget_rate": float(over_budget.double().mean()),
             **measured,
         }
@@ -112,7 +112,7 @@ class ProbabilisticSearch(AbstractSearch):
             "temperature": weights.temperature,
             "mean_log_likelihood": float(log_likelihoods[finite].mean()),
             "agreement": _correlation(on_weight_half, log_likelihoods),
-            "num_invalid": _num_invalid(on_weight_half) + _num_invalid(log_likelihoods),
+            "num_invalid": num_invalid(on_weight_half) + num_invalid(log_likelihoods),
         }
 
     def state(self) -> dict[str, Any]:
@@ -129,10 +129,6 @@ def learning_rate_at(step: int, options: SearchOptions) -> float:
     """Learning rate of the shared weights: a cosine from the peak to zero."""
     progress = step / max(options.num_steps, 1)
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _num_invalid(log_likelihoods: Tensor) -> float:
-    return float((~torch.isfinite(log_likelihoods)).sum())
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:

@@ -20,18 +20,15 @@ from fpnas.networks.supernet import Supernet
 from fpnas.search.dnas import DnasSearch, MaskedEvaluator
 from fpnas.search.dnas_options import DnasOptions
 from fpnas.search.engine import Engine
-from fpnas.search.evaluator import BatchSource, SupernetEvaluator
+from fpnas.search.evaluator import SupernetEvaluator
 from fpnas.search.loop import AbstractSearch
 from fpnas.search.options import Phase, SearchOptions, StrategyName, WeightOptions
 from fpnas.search.parallel import Ranks
-from fpnas.search.population import (
-    ArchitectureScorer,
-    EvolutionSearch,
-    RandomSearch,
-    UniformTraining,
-)
+from fpnas.search.population import EvolutionSearch, RandomSearch, UniformTraining
 from fpnas.search.population_options import PopulationOptions
 from fpnas.search.probabilistic import ProbabilisticSearch
+from fpnas.search.scoring import ArchitectureScorer
+from fpnas.search.weights import BatchSource
 
 _KINDS = {"factorized": FactorizedDistribution, "joint": JointDistribution}
 _PHASES: dict[str, dict[Phase, Literal["factorized", "joint"]]] = {
@@ -126,9 +123,7 @@ def build_search(
             pictures.fixed("alpha", chosen.scoring_batches),
         )
         kind = RandomSearch if strategy == "random" else EvolutionSearch
-        search = kind(scorer, cost_model, options, chosen, seed)
-        search.evaluator = evaluator
-        return search
+        return kind(scorer, cost_model, options, chosen, seed)
     distribution = starting_distribution(strategy, phase, cost_model, options, previous)
     return ProbabilisticSearch(
         distribution, evaluator, cost_model, _with_num_samples(strategy, cost_model, options), seed

@@ -205,11 +205,7 @@ def execute(
     """
     events = Events(stage.name)
     key = artifact_key(stage, config, inputs, store)
-    try:
-        found = store.find(key)
-    except ArtifactCorruptError as error:
-        _LOG.warning("%s It is made again.", error)
-        found = None
+    found = find_artifact(store, key)
     if found is not None:
         _write_end(events, found, cached=True)
         return found, True
@@ -258,6 +254,15 @@ def artifact_key(
     return stage_key(
         stage.name, identity(stage, config, inputs, store), parents, stage.code_version()
     )
+
+
+def find_artifact(store: Store, key: str) -> Artifact | None:
+    """The artifact at a key; a corrupt one counts as absent, and is made again."""
+    try:
+        return store.find(key)
+    except ArtifactCorruptError as error:
+        _LOG.warning("%s It is made again.", error)
+        return None
 
 
 def checkpoint_slot(

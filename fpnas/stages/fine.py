@@ -24,4 +24,5 @@ class Config(SearchConfig):
 
 def run(context: StageContext) -> None:
     """Searches from where the coarse search ended."""
-    run_phase(context, "fine", load_search(context.inputs["search_state"]))
+    coarse = load_search(context.inputs["search_state"])
+    run_phase(context, "fine", coarse, keep_optimizer=context.config.keep_optimizer)

@@ -1,7 +1,7 @@
 """The processes of one search: a stage that shares its sampled architectures with companions.
 
 The stage's own process is rank 0: it alone writes checkpoints, artifacts and MLflow runs. Its
-companions compute. They are started here, or by torchrun (``torchrun --nproc-per-node N -m
+companions compute. They are started here, or by torchrun (``torchrun --nproc-per-node N -m --
 fpnas.cli stage coarse ...``).
 """
 
@@ -130,14 +130,34 @@ def _left_at_the_end(ranks: Ranks) -> Iterator[Ranks]:
 
 
 def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -> None:
-    """Runs a stage as a companion: everything but the writing."""
-    from fpnas.stages.base import STAGES, RunInfo, StageContext, checkpoint_slot
+    """Runs a stage as a companion: everything but the writing.
+
+    Args:
+        stage_name: The stage.
+        config: Its configuration, as JSON gives it.
+        info: The pipeline run, as JSON gives it.
+        inputs: Addresses of its artifacts, by role.
+
+    Raises:
+        RanksError: Another rank is gone.
+        FpnasError: Bad input or a fault.
+    """
+    from fpnas.stages.base import (
+        STAGES,
+        RunInfo,
+        StageContext,
+        artifact_key,
+        checkpoint_slot,
+        find_artifact,
+    )
     from fpnas.stages.events import Events
     from fpnas.storage import connect
 
     stage, store = STAGES[stage_name], connect()
     parsed = stage.config_type.parse(config, stage_name)
     artifacts = {role: store.open(uri) for role, uri in inputs.items()}
+    if find_artifact(store, artifact_key(stage, parsed, artifacts, store)) is not None:
+        return  # rank 0 finds it too
     nothing: Any = NullRun()
     context = StageContext(
         stage,

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from fpnas.data.dataset import Dataset
     from fpnas.distribution import AbstractDistribution
-    from fpnas.search.loop import AbstractSearch, SearchEvaluator
+    from fpnas.search.loop import AbstractSearch
     from fpnas.search.parallel import Ranks
+    from fpnas.search.weights import AbstractWeights
     from fpnas.space import SearchSpace
     from fpnas.stages.base import StageContext
     from fpnas.stages.batches import LabelledBatches
@@ -79,13 +80,20 @@ class SearchConfig(StageConfig):
     max_grad_norm: float = Field(default=5.0, gt=0)
 
 
-def run_phase(context: StageContext, phase: Phase, previous: LoadedSearch | None = None) -> None:
+def run_phase(
+    context: StageContext,
+    phase: Phase,
+    previous: LoadedSearch | None = None,
+    *,
+    keep_optimizer: bool = True,
+) -> None:
     """Searches to the end, from a checkpoint when there is one, and writes the search state.
 
     Args:
         context: Of the stage.
         phase: Which search.
         previous: The search to go on from.
+        keep_optimizer: Go on with its momentum of the shared weights.
     """
     from fpnas.stages.batches import device_of
     from fpnas.stages.ranks import opened, rank_device
@@ -94,6 +102,10 @@ def run_phase(context: StageContext, phase: Phase, previous: LoadedSearch | None
     device = rank_device(device_of(config.runtime.device))
     with opened(context, config.num_processes, device) as ranks:
         search = _build(context, phase, previous, device, ranks)
+        if previous is not None:
+            load_weights(context.inputs["search_state"], search.evaluator)
+            if not keep_optimizer:
+                search.evaluator.optimizer.state.clear()
         saved = context.restore()
         if saved is not None:
             search.load_state(saved["search"])
@@ -132,7 +144,7 @@ def _build(
             fix="choose a target in the range or another input size",
         )
     torch.manual_seed(config.seed)
-    search = build_search(
+    return build_search(
         config.strategy,
         phase,
         cost_model,
@@ -147,11 +159,6 @@ def _build(
         previous=previous.distribution if previous else None,
         ranks=ranks,
     )
-    if previous is not None:
-        load_evaluator(context.inputs["search_state"], search.evaluator)
-        if not getattr(config, "keep_optimizer", True):
-            search.evaluator.optimizer.state.clear()
-    return search
 
 
 class StagePictures:
@@ -345,9 +352,11 @@ def load_search(artifact: Artifact) -> LoadedSearch:
     )
 
 
-def load_evaluator(artifact: Artifact, evaluator: SearchEvaluator) -> None:
-    """Puts the evaluator in the state in which a search left it."""
+def load_weights(artifact: Artifact, evaluator: AbstractWeights[Any]) -> None:
+    """Puts the shared weights in the state in which a search left them, under a new bill."""
+    from fpnas.search.weights import Bill
     from fpnas.state import unpack
 
     structure = artifact.read_json("search.json")["evaluator"]
     evaluator.load_state(unpack(artifact.read_tensors("evaluator.safetensors"), structure))
+    evaluator.bill = Bill()

@@ -57,3 +57,12 @@ def test_without_gradients_it_is_a_plain_convolution(monkeypatch):
     with torch.no_grad():
         found = layer(images)
     torch.testing.assert_close(found, F.conv2d(images, layer.weight, None, 1, 2, 1, 4))
+
+
+def test_autocast_is_left_to_the_library():
+    layer = DepthwiseConv2d(4, 5, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(torch.randn(2, 4, 4, 4))
+    output.float().sum().backward()
+    assert output.dtype == torch.bfloat16
+    assert torch.isfinite(layer.weight.grad).all()

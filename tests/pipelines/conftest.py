@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ class Workplace:
         output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         return json.loads(output)
+
+    def wait_for_progress(self, process: subprocess.Popen[str], stage: str, done: int) -> None:
+        """Waits until a stage has made some steps, and a checkpoint after each of them."""
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read()
+            for path in (self.folder / "home" / "runs").glob("*/events.jsonl"):
+                for line in path.read_text().splitlines():
+                    event = json.loads(line)
+                    begun = event["stage"] == stage and event["event"] == "progress"
+                    if begun and done <= event["done"] < event["total"]:
+                        return
+            time.sleep(0.02)
+        raise AssertionError(f"{stage} made no progress")
 
     def fails(self, *words: str) -> tuple[int, str]:
         """Any command that must fail: its status and its message."""

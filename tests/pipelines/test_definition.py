@@ -35,23 +35,12 @@ def edges_of(specification: dict) -> dict[str, dict[str, str]]:
     }
 
 
-def test_the_local_run_and_the_ir_are_the_same_dag(compiled, finished):
+def test_the_ir_has_the_edges_of_the_table_of_stages(compiled):
     _, path = compiled
-    specification = next(yaml.safe_load_all(path.read_text()))
-    edges = edges_of(specification)
-    assert set(edges) == set(STAGES)
+    edges = edges_of(next(yaml.safe_load_all(path.read_text())))
     assert {name: set(sources) for name, sources in edges.items()} == {
         name: set(stage.inputs) for name, stage in STAGES.items()
     }
-
-    workplace, result = finished
-    made = {stage["artifact"]: stage["name"] for stage in result["stages"]}
-    local = {}
-    for uri, name in made.items():
-        manifest = workplace.folder / "home" / "s3" / uri.removeprefix("s3://") / "manifest.json"
-        parents = json.loads(manifest.read_text())["parents"]
-        local[name] = {role: made[parent["uri"]] for role, parent in parents.items()}
-    assert local == edges
 
 
 def test_the_local_engine_runs_the_very_pipeline_that_is_compiled(compiled):

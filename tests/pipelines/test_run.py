@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fpnas.stages.base import STAGES
+from pipelines.compile import compile_pipeline
+from pipelines.plan import Request, make_plan
 
 from .conftest import Workplace
+from .test_definition import edges_of
 
 
 def manifests(result: dict, workplace: Workplace) -> dict[str, dict]:
@@ -27,6 +29,10 @@ def test_the_document_names_everything_that_was_made(finished):
     workplace, result = finished
     assert [stage["name"] for stage in result["stages"]] == list(STAGES)
     assert all(stage["status"] == "finished" and not stage["cached"] for stage in result["stages"])
+    search = result["search"]
+    # An architecture that was drawn is run backward at most once, forward at most three times.
+    assert 0 < search["num_backwards"] <= search["num_samples"]
+    assert search["num_backwards"] < search["num_forwards"] <= 3 * search["num_samples"]
     assert 0 < result["architecture"]["macs"] <= result["architecture"]["target_macs"] == 120_000
     assert result["search"]["num_samples"] >= 20
     assert 0 <= result["train"]["top1"] <= 1
@@ -85,21 +91,6 @@ def test_a_changed_recipe_repeats_only_what_depends_on_it(finished):
     }
 
 
-def wait_for_progress(workplace: Workplace, process, stage: str, done: int) -> None:
-    """Waits until a stage has made some steps, and a checkpoint after each of them."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        for path in (workplace.folder / "home" / "runs").glob("*/events.jsonl"):
-            for line in path.read_text().splitlines():
-                event = json.loads(line)
-                begun = event["stage"] == stage and event["event"] == "progress"
-                if begun and done <= event["done"] < event["total"]:
-                    return
-        time.sleep(0.02)
-    raise AssertionError(f"{stage} made no progress")
-
-
 @pytest.mark.slow
 def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, workplace):
     reference, result = finished
@@ -110,7 +101,7 @@ def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, 
     ]
     for stage, done in (("coarse", 6), ("fine", 6), ("train", 30)):
         process = workplace.start(*every_step)
-        wait_for_progress(workplace, process, stage, done)
+        workplace.wait_for_progress(process, stage, done)
         process.kill()
         process.communicate(timeout=60)
     resumed = workplace.run(*every_step)
@@ -124,57 +115,6 @@ def test_a_run_that_was_killed_three_times_ends_like_one_that_was_not(finished, 
             assert after[name]["digest"] == before[name]["digest"], name
     summaries = [m["register"]["files"]["summary.json"] for m in (before, after)]
     assert summaries[0] == summaries[1]
-
-
-def test_sigterm_writes_a_checkpoint_and_tells_that_the_run_can_be_resumed(workplace):
-    long = ("--set", "coarse.search.num_steps=100000")
-    process = workplace.start(*long)
-    wait_for_progress(workplace, process, "coarse", 2)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 75
-    assert output == ""
-    assert "run the same command again" in errors
-    slots = (workplace.folder / "home" / "s3" / "fpnas" / "checkpoints").rglob("*.safetensors")
-    assert any(slots)
-
-
-def test_a_failing_stage_is_reported_with_its_cause_and_its_log(workplace):
-    status, message = workplace.fails(
-        *workplace.command("--set", "coarse.search.learning_rate=1e30")[3:]
-    )
-    assert status == 1
-    assert "the stage coarse failed" in message
-    assert "gradient is" in message or "log-likelihoods are" in message
-    assert "coarse.log" in message
-    assert "run the same command again" in message
-
-
-def test_one_process_at_a_time_works_on_a_run_and_its_stage_ends_with_it(workplace):
-    long = ("--set", "coarse.search.num_steps=100000")
-    process = workplace.start(*long)
-    try:
-        wait_for_progress(workplace, process, "coarse", 2)
-        status, message = workplace.fails(*workplace.command(*long)[3:])
-    finally:
-        process.kill()
-        process.communicate(timeout=60)
-    assert status == 2
-    assert "is being worked on by another process" in message
-    events = next((workplace.folder / "home" / "runs").glob("*/events.jsonl")).read_text()
-    starts = [json.loads(line) for line in events.splitlines() if '"start"' in line]
-    pid = next(event["pid"] for event in starts if event["stage"] == "coarse")
-    deadline = time.monotonic() + 60
-    while is_running(pid):
-        assert time.monotonic() < deadline, "the stage outlived its engine"
-        time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_run_can_be_resumed_by_name_but_not_with_other_options(finished):
@@ -199,3 +139,19 @@ def test_a_damaged_artifact_is_made_again(finished):
     assert not cached["decode"]
     assert cached["train"]  # what was made again is what it was
     assert again["architecture"] == result["architecture"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_local_run_and_the_ir_are_the_same_dag(finished, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    compile_pipeline(make_plan(Request(space="sa_expanded", model="l1", profile="paper"), {}), path)
+    edges = edges_of(next(yaml.safe_load_all(path.read_text())))
+    assert set(edges) == set(STAGES)
+
+    workplace, result = finished
+    made = {stage["artifact"]: stage["name"] for stage in result["stages"]}
+    local = {
+        name: {role: made[parent["uri"]] for role, parent in manifest["parents"].items()}
+        for name, manifest in manifests(result, workplace).items()
+    }
+    assert local == edges

@@ -18,28 +18,9 @@ from fpnas.search.parallel import Ranks
 from fpnas.search.probabilistic import ProbabilisticSearch
 from fpnas.space import load_space
 
+from .memory import MemoryBatches
+
 SPACE = load_space("tiny").open(input_size=16)
-
-
-class MemoryBatches:
-    """Endless random batches, each made from its number."""
-
-    def __init__(self, seed):
-        self.seed, self.position = seed, 0
-
-    def __iter__(self):
-        while True:
-            generator = torch.Generator().manual_seed(1000 * self.seed + self.position)
-            self.position += 1
-            labels = torch.randint(3, (8,), generator=generator)
-            images = torch.randn(8, 3, 16, 16, generator=generator, dtype=torch.float64)
-            yield images + labels.view(-1, 1, 1, 1), labels
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
 
 
 def search(ranks, seed=0, num_steps=6):
@@ -47,8 +28,7 @@ def search(ranks, seed=0, num_steps=6):
     torch.manual_seed(0)
     evaluator = SupernetEvaluator(
         Supernet(SPACE, 3).double(),
-        MemoryBatches(1),
-        MemoryBatches(2),
+        *(MemoryBatches(n, batch=8, size=16, dtype=torch.float64) for n in (1, 2)),
         temperature="ess",
         ess_fraction=0.5,
         momentum=0.9,

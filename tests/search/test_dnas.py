@@ -24,11 +24,13 @@ from fpnas.search.dnas import (
     temperature_at,
 )
 from fpnas.search.dnas_options import DnasOptions
-from fpnas.search.evaluator import Bill
 from fpnas.search.loop import HISTORY_COLUMNS, run_search
 from fpnas.search.options import SearchOptions
+from fpnas.search.weights import Bill
 from fpnas.space import KERNEL, load_space, parse_space
 from fpnas.state import pack, unpack
+
+from .memory import MemoryBatches
 
 CLASSES, BATCH = 3, 4
 TINY = load_space("tiny").open(input_size=8)
@@ -48,30 +50,6 @@ SMALL = parse_space(
     },
     "here",
 ).open()
-
-
-class MemoryBatches:
-    """Endless random batches, each made from its number; or always the first."""
-
-    def __init__(self, seed, scale=1.0, fixed=False):
-        self.seed, self.scale, self.fixed, self.position = seed, scale, fixed, 0
-
-    def batch(self, position):
-        generator = torch.Generator().manual_seed(1000 * self.seed + position)
-        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
-        images = torch.randn(BATCH, 3, 8, 8, generator=generator) * self.scale
-        return images + labels.view(-1, 1, 1, 1), labels
-
-    def __iter__(self):
-        while True:
-            self.position += 1
-            yield self.batch(0 if self.fixed else self.position - 1)
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
 
 
 def make_evaluator(space=SMALL, *, seed=0, weight_decay=0.0, max_grad_norm=1e9, **batches):

@@ -9,38 +9,17 @@ from torch.nn import functional as F
 from fpnas.errors import DivergedError
 from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
-from fpnas.search.evaluator import Bill, SupernetEvaluator, TableEvaluator
+from fpnas.search.evaluator import SupernetEvaluator, TableEvaluator
+from fpnas.search.weights import Bill
 from fpnas.space import load_space
 from fpnas.state import pack, unpack
+
+from .memory import MemoryBatches
 
 CLASSES, BATCH = 3, 4
 SPACE = load_space("tiny").open(input_size=8)
 FIRST = torch.tensor([[0, 0, 1, 0, 0]] * 5)
 SECOND = torch.tensor([[0, 1, 0, 1, 2]] * 5)
-
-
-class MemoryBatches:
-    """Endless random batches, each made from its number."""
-
-    def __init__(self, seed, scale=1.0):
-        self.seed, self.scale, self.position = seed, scale, 0
-
-    def batch(self, position):
-        generator = torch.Generator().manual_seed(1000 * self.seed + position)
-        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
-        images = torch.randn(BATCH, 3, 8, 8, generator=generator) * self.scale
-        return images + labels.view(-1, 1, 1, 1), labels
-
-    def __iter__(self):
-        while True:
-            self.position += 1
-            yield self.batch(self.position - 1)
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
 
 
 def make_evaluator(*, scale=1.0, **options):

@@ -20,6 +20,8 @@ from fpnas.search.probabilistic import ProbabilisticSearch
 from fpnas.space import KERNEL, load_space
 from fpnas.state import pack, unpack
 
+from .memory import MemoryBatches
+
 TINY = load_space("tiny").open()
 COSTS = CostModel(TINY, 10)
 
@@ -204,26 +206,6 @@ def test_golden_trace():
     assert column(state, "expected_macs")[-1] == pytest.approx(4_243_757.4, rel=1e-5)
     assert column(state, "temperature")[-1] == pytest.approx(3.8965008, rel=1e-5)
     assert state.num_samples == 74
-
-
-class MemoryBatches:
-    """Endless random batches, each made from its number."""
-
-    def __init__(self, seed):
-        self.seed, self.position = seed, 0
-
-    def __iter__(self):
-        while True:
-            generator = torch.Generator().manual_seed(1000 * self.seed + self.position)
-            self.position += 1
-            labels = torch.randint(3, (4,), generator=generator)
-            yield torch.randn(4, 3, 8, 8, generator=generator), labels
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
 
 
 def supernet_evaluator(seed):

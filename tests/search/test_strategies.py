@@ -12,8 +12,9 @@ from fpnas.search.population_options import PopulationOptions
 from fpnas.search.strategies import build_search, starting_distribution
 from fpnas.space import load_space
 
-from .test_evaluator import CLASSES, MemoryBatches
+from .memory import MemoryBatches
 
+CLASSES = 3
 SPACE = load_space("tiny").open(input_size=8, target_macs=900_000)
 COSTS = CostModel(SPACE, CLASSES)
 POPULATION = PopulationOptions(
