@@ -69,6 +69,7 @@ bench-search: setup  ## Compare the strategies on IMAGES (tiny-imagenet-25, extr
 
 bench-engine: setup  ## Compare the engine with the naive algorithm on IMAGES
 	@test -n '$(IMAGES)' || { echo "give IMAGES=<folder of tiny-imagenet-25>"; exit 2; }
+	$(BIN)/python benchmarks/resources.py
 	$(BIN)/python benchmarks/engine.py --images '$(IMAGES)'
 
 bench-gpu: setup  ## Measure steps and memory of all strategies on a GPU, at most 8 minutes

@@ -1,41 +1,45 @@
 """The engine against the naive algorithm, on the same draws of one search.
 
-    python benchmarks/engine.py --images FOLDER [--every 20]
+    python benchmarks/engine.py --images FOLDER [--every 40] [--seeds 3] [--threads 1]
 
-A search runs with the engine. At every ``--every``-th step, before it, the step's gradient and
-likelihoods are computed again from the same weights, draws and pictures by every variant below, in
-turn; the sum over these steps stands for the whole search. The naive algorithm runs each sample
-by itself and in order, in torch's default memory format.
+A search runs with the engine. At every ``--every``-th step, before it, what the step computes is
+computed from the same weights, draws and pictures by every variant below, in turn; the sum over
+these steps stands for the whole search. The naive algorithm runs each sample by itself and in
+order, in torch's default memory format.
 
 Gradients are compared in double precision: in single precision, another order of sums moves a few
 of the many inputs of a ReLU that are almost 0 to its other side, which changes a gradient by more
-than 1e-5 and says nothing about the algorithm. Writes ``results/engine.csv`` and
-``results/engine.md``.
+than 1e-5 and says nothing about the algorithm. Appends to ``results/engine.csv``, and writes
+``results/engine.md`` of it and of what ``benchmarks/resources.py`` measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# Two threads, as a search on this machine has; the workshop's jobs have one.
 import torch
 from searches import COARSE, FINE, build_phase, search_config
-from workshop import RESULTS, Row, append, dataset, prepared
+from torch import Tensor
+from workshop import RESULTS, Row, append, conditions, dataset, in_processes, prepared, read
 
 from fpnas.cost import CostModel
 from fpnas.networks import depthwise
 from fpnas.search.engine import Engine
-from fpnas.search.evaluator import SupernetEvaluator
+from fpnas.search.evaluator import SupernetEvaluator, WeightStep
 from fpnas.search.loop import run_search
 from fpnas.search.options import Phase, SearchOptions, StrategyName
 from fpnas.space import load_space
 
 CSV = RESULTS / "engine.csv"
 PAGE = RESULTS / "engine.md"
+NUM_COMPARED = 3
 
 
 @dataclass(frozen=True)
@@ -69,54 +73,91 @@ VARIANTS = {
 
 
 class Measuring:
-    """Wraps a search's evaluator, and measures before some of its steps."""
+    """Wraps a search's evaluator, and measures before some of its steps.
 
-    def __init__(self, evaluator: SupernetEvaluator, every: int) -> None:
-        self.evaluator, self.every, self.step = evaluator, every, 0
+    Attributes:
+        seconds: Of every variant, over all measured steps.
+        worst: Largest relative difference of a gradient to that of the naive algorithm.
+        num_steps: Measured.
+        num_samples: Drawn in these.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every, self.step = every, -1
         self.seconds = dict.fromkeys(VARIANTS, 0.0)
         self.worst = dict.fromkeys(VARIANTS, 0.0)
-        self.num_samples = self.num_steps = 0
-        self._train, self._score = evaluator.accumulate, evaluator.score
+        self.num_steps = self.num_samples = self._num_compared = 0
 
-    def accumulate(self, choices, images, labels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """The evaluator's own, after the measurement."""
-        if self.step % self.every == 0:
-            self._measure(choices, images, labels)
-        self.step += 1
-        return self._train(choices, images, labels)
+    def wrap(self, evaluator: SupernetEvaluator) -> None:
+        """Measures an evaluator's passes from now on."""
+        accumulate, score = evaluator.accumulate, evaluator.score
 
-    def _measure(self, choices: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
-        self.num_steps += 1
-        self.num_samples += len(choices)
+        def measured_accumulate(choices: Tensor, images: Tensor, labels: Tensor) -> WeightStep:
+            self.step += 1
+            if self.step % self.every == 0:
+                self.num_steps += 1
+                self.num_samples += len(choices)
+                self._time(evaluator, accumulate, choices, images, labels)
+                if len(choices) > 1 and self._num_compared < NUM_COMPARED:
+                    self._compare(evaluator, accumulate, choices, images, labels)
+            return accumulate(choices, images, labels)
+
+        def measured_score(choices: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+            if self.step % self.every == 0:
+                self._time(evaluator, score, choices, images, labels)
+            return score(choices, images, labels)
+
+        evaluator.accumulate = measured_accumulate  # type: ignore[method-assign]
+        evaluator.score = measured_score  # type: ignore[method-assign]
+
+    def _time(
+        self,
+        evaluator: SupernetEvaluator,
+        function: Callable[[Tensor, Tensor, Tensor], object],
+        choices: Tensor,
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
         names = list(VARIANTS)
         # Every other time in reverse, so that none always runs on a warm cache.
-        for name in ["naive", *(names[1:] if self.num_steps % 2 else names[:0:-1])]:
-            variant = VARIANTS[name]
-            self.evaluator.engine = variant.engine
-            layout = torch.channels_last if variant.channels_last else torch.contiguous_format
-            pictures = images.contiguous(memory_format=layout)
-            depthwise._LARGEST_MAP = 7 if variant.windowed else 0
-            started = time.perf_counter()
-            self._train(choices, pictures, labels)
-            self._score(choices, pictures, labels)
-            self.seconds[name] += time.perf_counter() - started
-        if self.num_steps % 4 == 1:
-            self._compare(choices, images, labels)
-        self.evaluator.engine = Engine()
-        depthwise._LARGEST_MAP = 7
+        for name in names if self.num_steps % 2 else reversed(names):
+            with _as(VARIANTS[name], evaluator) as layout:
+                pictures = images.contiguous(memory_format=layout)
+                started = time.perf_counter()
+                function(choices, pictures, labels)
+                self.seconds[name] += time.perf_counter() - started
 
-    def _compare(self, choices: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
-        supernet = self.evaluator.supernet.double()
-        reference: list[torch.Tensor | None] = []
+    def _compare(
+        self,
+        evaluator: SupernetEvaluator,
+        accumulate: Callable[[Tensor, Tensor, Tensor], object],
+        choices: Tensor,
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self._num_compared += 1
+        supernet = evaluator.supernet.double()
+        reference: list[Tensor | None] = []
         for name, variant in VARIANTS.items():
-            self.evaluator.engine = variant.engine
-            layout = torch.channels_last if variant.channels_last else torch.contiguous_format
-            depthwise._LARGEST_MAP = 7 if variant.windowed else 0
-            self._train(choices, images.double().contiguous(memory_format=layout), labels)
+            with _as(variant, evaluator) as layout:
+                accumulate(choices, images.double().contiguous(memory_format=layout), labels)
             gradients = [p.grad for p in supernet.parameters()]
             reference = reference or gradients
             self.worst[name] = max(self.worst[name], difference(gradients, reference))
         supernet.float()
+        evaluator.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _as(variant: Variant, evaluator: SupernetEvaluator) -> Iterator[torch.memory_format]:
+    """Lets an evaluator compute in a variant's way; yields the pictures' memory format."""
+    before = evaluator.engine, depthwise._LARGEST_MAP
+    evaluator.engine = variant.engine
+    depthwise._LARGEST_MAP = before[1] if variant.windowed else 0
+    try:
+        yield torch.channels_last if variant.channels_last else torch.contiguous_format
+    finally:
+        evaluator.engine, depthwise._LARGEST_MAP = before
 
 
 def difference(found: list[torch.Tensor | None], expected: list[torch.Tensor | None]) -> float:
@@ -129,31 +170,25 @@ def difference(found: list[torch.Tensor | None], expected: list[torch.Tensor | N
     return (gap / total) ** 0.5
 
 
-def measure(folder: Path, every: int, strategy: StrategyName, seed: int) -> list[Row]:
-    """Runs both phases of a search."""
+def measure(folder: Path, every: int, strategy: StrategyName, seed: int, threads: int) -> Row:
+    """Runs both phases of a search; the rows go under ``rows``."""
+    torch.set_num_threads(threads)
     file = load_space("tiny")
-    space = file.open()
     data = dataset(folder)
-    costs = CostModel(space, data.num_classes)
-    search, measuring = None, None
+    costs = CostModel(file.open(), data.num_classes)
+    search = None
+    measuring = Measuring(every)
     options: dict[Phase, SearchOptions] = {
         "coarse": SearchOptions(**COARSE),
         "fine": SearchOptions(**FINE),
     }
     for phase, chosen in options.items():
-        search = build_phase(
-            strategy, phase, costs, search_config(file, chosen, seed), data, search
-        )
-        if measuring is None:
-            measuring = Measuring(search.evaluator, every)
-        else:
-            measuring.evaluator = search.evaluator
-            measuring._train, measuring._score = search.evaluator.accumulate, search.evaluator.score
-        search.evaluator.accumulate = measuring.accumulate
+        config = search_config(file, chosen, seed)
+        search = build_phase(strategy, phase, costs, config, data, search)
+        measuring.wrap(search.evaluator)
         run_search(search)
-    assert measuring is not None
     naive = measuring.seconds["naive"]
-    return [
+    rows = [
         {
             "strategy": strategy,
             "seed": seed,
@@ -163,45 +198,77 @@ def measure(folder: Path, every: int, strategy: StrategyName, seed: int) -> list
             "seconds": round(seconds, 2),
             "speedup": round(naive / seconds, 2),
             "worst_gradient_difference": float(f"{measuring.worst[name]:.1e}"),
-            "threads": torch.get_num_threads(),
+            "threads": threads,
         }
         for name, seconds in measuring.seconds.items()
     ]
+    return {"strategy": strategy, "seed": seed, "rows": rows}
 
 
-def page(rows: list[Row]) -> str:
-    """The table for people."""
+def page() -> str:
+    """The tables for people."""
+    rows = read(CSV)
     lines = [
-        "# The engine against the naive algorithm",
+        "# The engine",
         "",
-        f"Made by `benchmarks/engine.py`: {rows[0]['strategy']} on `tiny`, tiny-imagenet-25 at",
-        f"32 px, batches of 32 and 128 pictures, {rows[0]['steps_measured']} steps measured of a",
-        f"whole search, {rows[0]['threads']} threads. Each idea alone against the naive algorithm,",
-        "then all. Gradients are compared in double precision.",
-        "",
-        "| variant | seconds | times faster | largest relative difference of the gradient |",
-        "|---|---|---|---|",
+        "Made by `benchmarks/engine.py` and `benchmarks/resources.py`; `make bench-engine` runs",
+        "both. Searches on `tiny`, tiny-imagenet-25 at 32 px, batches of 32 and 128 pictures. At",
+        "steps spread over a whole search, every variant computes the same step from the same",
+        "weights, draws and pictures. Each idea stands alone against the naive algorithm (every",
+        "sample by itself, in order, in torch's default memory format), then all together; medians",
+        "over the seeds. Gradients are compared in double precision at the first steps with more",
+        "than one sample.",
     ]
-    lines += [
-        f"| {r['variant']} | {r['seconds']} | {r['speedup']} | {r['worst_gradient_difference']} |"
-        for r in rows
-    ]
+    for strategy, threads in dict.fromkeys((r["strategy"], r["threads"]) for r in rows):
+        own = [r for r in rows if (r["strategy"], r["threads"]) == (strategy, threads)]
+        seeds = len({r["seed"] for r in own})
+        lines += [
+            "",
+            f"## {strategy}, {threads} thread(s), {seeds} seed(s), "
+            f"{own[0]['steps_measured']} steps each",
+            "",
+            "| variant | seconds | times faster | largest relative difference of the gradient |",
+            "|---|---|---|---|",
+        ]
+        for name in VARIANTS:
+            of = [r for r in own if r["variant"] == name]
+            numbers = [
+                statistics.median(float(r[column]) for r in of) for column in ("seconds", "speedup")
+            ]
+            worst = max(float(r["worst_gradient_difference"]) for r in of)
+            lines.append(f"| {name} | {numbers[0]:.1f} | {numbers[1]:.2f} | {worst:.1e} |")
+    for title, path in (("Peak memory", "memory.csv"), ("Ranks", "ranks.csv")):
+        table = read(RESULTS / path)
+        if table:
+            columns = [c for c in table[0] if c not in conditions()]
+            lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |"]
+            lines += ["|---" * len(columns) + "|"]
+            lines += [f"| {' | '.join(r[c] for c in columns)} |" for r in table]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures what is missing and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="tiny-imagenet-25, extracted")
-    parser.add_argument("--every", type=int, default=20, help="steps between two measurements")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--every", type=int, default=40, help="steps between two measurements")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", nargs="*", default=["fpnas"])
+    parser.add_argument("--threads", type=int, default=1, help="of a search; seeds share the cores")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = measure(prepared(arguments.images), arguments.every, "fpnas", 0)
-    CSV.unlink(missing_ok=True)
-    for row in rows:
-        append(CSV, row)
-    PAGE.write_text(page(rows), encoding="utf-8")
+    folder = prepared(arguments.images)
+    known = {(r["strategy"], int(r["seed"]), int(r["threads"])) for r in read(CSV)}
+    jobs = [
+        (folder, arguments.every, strategy, seed, arguments.threads)
+        for seed in range(arguments.seeds)
+        for strategy in arguments.strategies
+        if (strategy, seed, arguments.threads) not in known
+    ]
+    workers = max(1, (os.cpu_count() or 1) // arguments.threads)
+    for result in in_processes(measure, jobs, workers):
+        for row in result["rows"]:
+            append(CSV, row)
+    PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main() -> None:
         with OUTPUT.open(newline="", encoding="utf-8") as file:
             rows += [row for row in csv.DictReader(file) if row["run"] not in runs]
     with OUTPUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

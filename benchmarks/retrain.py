@@ -35,22 +35,26 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="tiny-imagenet-25, extracted")
     parser.add_argument("--random", type=int, default=0, help="random architectures of tiny")
     parser.add_argument("--ground-truth", action="store_true")
+    parser.add_argument("--workers", type=int, help="jobs at a time; as many as cores by default")
     arguments = parser.parse_args()
     folder = prepared(arguments.images)
     num_classes = dataset(folder).num_classes
     if arguments.random:
         space = load_space("tiny").open()
         drawn = uniform_within(space, num_classes, arguments.random, seed=0)
-        retrain(folder, [(architecture_at(space, choices), 0) for choices in drawn])
+        retrain(
+            folder, [(architecture_at(space, choices), 0) for choices in drawn], arguments.workers
+        )
     if arguments.ground_truth:
         space = load_space(str(GROUND_TRUTH)).open()
         everything = [architecture_at(space, c) for c in every_architecture(space)]
-        retrain(folder, [(architecture, 0) for architecture in everything])
+        retrain(folder, [(architecture, 0) for architecture in everything], arguments.workers)
         rows = [r for r in read(RETRAINED) if r["space"] == space.name and r["seed"] == "0"]
         rows = [r for r in rows if int(r["epochs"]) == RECIPE.epochs]
         best = {r["sha256"] for r in sorted(rows, key=lambda r: -float(r["top1"]))[:8]}
         again = [architecture for architecture in everything if architecture.sha256 in best]
-        retrain(folder, [(architecture, seed) for architecture in again for seed in (1, 2)])
+        jobs = [(architecture, seed) for architecture in again for seed in (1, 2)]
+        retrain(folder, jobs, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ _DNAS = ({"num_steps": 80, "warmup_steps": 30}, {"num_steps": 30})
 _TRAINED, _SCORED = {"num_steps": 1500, "warmup_steps": 0}, {"num_steps": 15}
 VARIANTS = {
     "fpnas": Variant("fpnas"),
-    "parsec": Variant("parsec"),
+    # As published: the same number of samples in every step.
+    "parsec": Variant("parsec", {"warmup_samples": 7}),
+    "parsec, K = 1 in the warm-up": Variant("parsec"),
     "joint": Variant("joint"),
     "random": Variant("random", _TRAINED, _SCORED),
     "evolution": Variant("evolution", _TRAINED, _SCORED),

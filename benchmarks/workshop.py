@@ -137,7 +137,7 @@ def append(path: Path, row: Row, *, measured: bool = True) -> None:
         row = {**row, **conditions()}
     new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
