@@ -141,7 +141,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--spaces", nargs="*", default=["tiny", "fbnetv2_f"])
+    parser.add_argument("--spaces", nargs="*", default=["tiny"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

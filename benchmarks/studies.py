@@ -61,19 +61,16 @@ STUDIES_OF: dict[str, dict[str, list[Any]]] = {
         "architecture_learning_rate": [0.03, 0.1, 0.3],
     },
     "samples": {
-        "sampling_rate": [0.5, 0.25, 0.125, 0.0625],
-        "min_samples": [1, 2, 3, 4],
+        "sampling_rate": [0.5, 0.25, 0.125],
+        "min_samples": [1, 2],
         "switch": [0, 100, 250, 400],
     },
     "speed": {
         "architecture_learning_rate": [0.05, 0.1, 0.2, 0.4],
         "sampling_rate": [0.5, 0.25, 0.125],
-        "num_samples": [None, 7],
     },
-    "cost": {
-        "cost_weight": [0.25, 0.5, 1.0, 2.0],
-        "budget": [1.0, 0.7],
-    },
+    "fixed K": {"architecture_learning_rate": [0.05, 0.1, 0.2], "num_samples": [7]},
+    "cost": {"cost_weight": [0.25, 0.5, 1.0, 2.0], "budget": [1.0, 0.7]},
 }
 """The factors of every study and their levels; a number as temperature is a share of K that the
 effective sample size is held at, ``switch`` is the paper's theta in steps, and ``budget`` a share
@@ -153,30 +150,40 @@ class Surrogate:
         ) @ self.coefficients.mean(axis=1)
         return found
 
+    def tables(self) -> NDArray[np.float64]:
+        """What each joint choice of a group adds to the first of all, (G, J, batches)."""
+        layout = ChoiceLayout.of(self.space)
+        sizes = layout.joint_sizes.tolist()
+        found = np.zeros((len(sizes), max(sizes), NUM_BATCHES))
+        first = features(layout, torch.zeros(1, *layout.sizes.shape, dtype=torch.int64))
+        for group, size in enumerate(sizes):
+            joint = torch.zeros(size, len(sizes), dtype=torch.int64)
+            joint[:, group] = torch.arange(size)
+            gap = features(layout, layout.unravel(joint)) - first
+            found[group, :size] = gap @ self.coefficients
+        return found
+
     def evaluator(self, seed: int) -> TableEvaluator:
         """Log-likelihoods of a random batch each time, with the noise of the rest."""
         generator = np.random.default_rng(seed)
-        layout = ChoiceLayout.of(self.space)
+        layout, tables = ChoiceLayout.of(self.space), self.tables()
 
         def log_likelihood(choices: Tensor) -> Tensor:
-            batch = self.coefficients[:, generator.integers(NUM_BATCHES)]
-            distinct, owner = np.unique(layout.ravel(choices), axis=0, return_inverse=True)
-            noise = generator.normal(0, self.noise, len(distinct))[owner]
-            return BATCH_SIZE * torch.from_numpy(features(layout, choices) @ batch + noise)
+            joint = layout.ravel(choices).numpy()
+            batch = tables[..., generator.integers(NUM_BATCHES)]
+            values = batch[np.arange(len(batch)), joint].sum(axis=1)
+            distinct, owner = np.unique(joint, axis=0, return_inverse=True)
+            noise = generator.normal(0, self.noise, len(distinct))[owner.ravel()]
+            return BATCH_SIZE * torch.from_numpy(values + noise)
 
         return TableEvaluator(log_likelihood, BATCH_SIZE)
 
     def optimum(self, costs: CostModel) -> Tensor:
         """The best architecture within the budget: the model is a sum over groups."""
-        layout = ChoiceLayout.of(self.space)
-        distribution = JointDistribution(layout)
-        base = torch.zeros(1, *layout.sizes.shape, dtype=torch.int64)
+        distribution = JointDistribution(ChoiceLayout.of(self.space))
         with torch.no_grad():
-            for group, size in enumerate(layout.joint_sizes.tolist()):
-                joint = layout.ravel(base).repeat(size, 1)
-                joint[:, group] = torch.arange(size)
-                values = torch.from_numpy(self.mean(layout.unravel(joint)))
-                distribution.logits[group, :size] = (1000 * values).float()
+            mean = torch.from_numpy(self.tables().mean(axis=-1))
+            distribution.logits.copy_(1000 * mean)
         return most_probable_within(distribution, costs, costs.space.target_macs).choices
 
 
