@@ -14,9 +14,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from rank_agreement import SCORES
+from retrain import GROUND_TRUTH
 from scipy.stats import kendalltau
 from searches import HISTORIES, SEARCHES, VARIANTS
-from workshop import RECIPE, RESULTS, RETRAINED, Row, read
+from workshop import RECIPE, RESULTS, RETRAINED, Row, every_architecture, read
+
+from fpnas.architecture import architecture_at
+from fpnas.space import load_space
 
 PAGE = RESULTS / "search.md"
 FIGURE = RESULTS / "search.png"
@@ -101,6 +105,39 @@ def random_section() -> list[str]:
         "1,250 pictures has a standard error of 1.3 points.",
         "",
     ]
+
+
+def truth_section() -> list[str]:
+    """Where the architectures that searches found stand among all of the ground truth."""
+    top1 = retrained()
+    space = load_space(str(GROUND_TRUTH)).open()
+    names = [architecture_at(space, c).sha256 for c in every_architecture(space)]
+    trained = {name: statistics.mean(top1[name]) for name in names if name in top1}
+    if len(trained) < len(names):
+        return [
+            f"Of the ground truth, {len(trained)} of {len(names)} architectures are trained.",
+            "",
+        ]
+    best = max(trained.values())
+    lines = [
+        f"Ground truth: all {len(names)} architectures of `{space.name}` trained, the best under",
+        f"three seeds: {min(trained.values()):.1f} to {best:.1f} %, median "
+        f"{statistics.median(trained.values()):.1f} %. Rank 1 is the best.",
+        "",
+        "| variant | seeds | regret, points | rank | samples | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for variant in VARIANTS:
+        rows = [r for r in read(SEARCHES) if (r["space"], r["variant"]) == (space.name, variant)]
+        if not rows:
+            continue
+        found = [trained[r["sha256"]] for r in rows]
+        ranks = [1 + sum(value > score for value in trained.values()) for score in found]
+        cells = [variant, str(len(rows)), mean_sd([best - score for score in found])]
+        cells.append(", ".join(str(rank) for rank in sorted(ranks)))
+        cells += [mean_sd([float(r[c]) for r in rows], 0) for c in ("num_samples", "seconds")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def draw(space: str) -> None:
@@ -213,6 +250,7 @@ def page() -> str:
         "",
         *random_section(),
         *rank_section(),
+        *truth_section(),
         "`dnas` runs few steps, since each costs as much as about forty of an architecture's;",
         "its samples are Gumbel draws of the whole supernet. `random` and `evolution` train the",
         "shared weights on uniform samples and then score 150 architectures.",

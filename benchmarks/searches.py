@@ -22,11 +22,12 @@ from workshop import RESULTS, Row, append, dataset, in_processes, prepared, read
 from fpnas.architecture import Architecture, architecture_at
 from fpnas.cost import CostModel
 from fpnas.data.dataset import Dataset
+from fpnas.estimator import adaptive_num_samples
 from fpnas.search.decode import most_probable_within
 from fpnas.search.loop import AbstractSearch, run_search
 from fpnas.search.options import Phase, SearchOptions, StrategyName, WeightOptions
 from fpnas.search.strategies import build_search
-from fpnas.space import SpaceFile, load_space
+from fpnas.space import SearchSpace, SpaceFile, load_space
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.searching import SearchConfig, StagePictures, peak_memory_bytes
 
@@ -43,11 +44,13 @@ class Variant:
         strategy: Its name.
         coarse: Options that differ from :data:`COARSE`.
         fine: Options that differ from :data:`FINE`.
+        always_fixed: Draw as many architectures in the warm-up as PARSEC does in every step.
     """
 
     strategy: StrategyName
     coarse: dict[str, Any] = field(default_factory=dict)
     fine: dict[str, Any] = field(default_factory=dict)
+    always_fixed: bool = False
 
 
 COARSE: dict[str, Any] = {
@@ -62,6 +65,13 @@ FINE: dict[str, Any] = {
     "learning_rate": 0.03,
     "architecture_learning_rate": 0.1,
 }
+# Sixty-four architectures have 4.2 nats: a quarter of them would be one sample a step.
+SMALL: dict[str, dict[Phase, dict[str, Any]]] = {
+    "tiny_64": {
+        "coarse": {"num_steps": 750, "sampling_rate": 1.0},
+        "fine": {"num_steps": 100, "sampling_rate": 1.0},
+    }
+}
 BATCH_SIZE = 32
 ARCHITECTURE_BATCH_SIZE = 128
 # A masked step costs about forty of an architecture's, so dnas does fewer of them.
@@ -71,13 +81,16 @@ _TRAINED, _SCORED = {"num_steps": 1500, "warmup_steps": 0}, {"num_steps": 15}
 VARIANTS = {
     "fpnas": Variant("fpnas"),
     # As published: the same number of samples in every step.
-    "parsec": Variant("parsec", {"warmup_samples": 7}),
+    "parsec": Variant("parsec", always_fixed=True),
     "parsec, K = 1 in the warm-up": Variant("parsec"),
     "joint": Variant("joint"),
     "random": Variant("random", _TRAINED, _SCORED),
     "evolution": Variant("evolution", _TRAINED, _SCORED),
     "dnas": Variant("dnas", *_DNAS),
     "factorized": Variant("factorized"),
+    "fpnas, short warm-up": Variant(
+        "fpnas", {"num_steps": 450, "warmup_steps": 200, "warmup_samples": 2}
+    ),
     "fpnas, switch 75 steps earlier": Variant("fpnas", {"num_steps": 775}, {"num_steps": 225}),
 }
 
@@ -92,11 +105,7 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
     history: list[list[float]] = []
     phases: dict[str, AbstractSearch] = {}
     seconds: dict[str, float] = {}
-    options: dict[Phase, SearchOptions] = {
-        "coarse": SearchOptions(**{**COARSE, **variant.coarse}),
-        "fine": SearchOptions(**{**FINE, **variant.fine}),
-    }
-    for phase, chosen in options.items():
+    for phase, chosen in options_of(variant, space).items():
         config = search_config(file, chosen, seed)
         started = time.monotonic()
         phases[phase] = build_phase(
@@ -130,6 +139,17 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
         "document": json.dumps(architecture.to_json()),
         "history": history,
     }
+
+
+def options_of(variant: Variant, space: SearchSpace) -> dict[Phase, SearchOptions]:
+    """The options of both phases on a space."""
+    small = SMALL.get(space.name, {})
+    coarse = {**COARSE, **small.get("coarse", {}), **variant.coarse}
+    fine = {**FINE, **small.get("fine", {}), **variant.fine}
+    if variant.always_fixed:
+        rate = coarse.get("sampling_rate", SearchOptions(1).sampling_rate)
+        coarse["warmup_samples"] = adaptive_num_samples(space.uniform_entropy_nats, rate)
+    return {"coarse": SearchOptions(**coarse), "fine": SearchOptions(**fine)}
 
 
 def search_config(file: SpaceFile, options: SearchOptions, seed: int) -> SearchConfig:
