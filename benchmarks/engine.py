@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,15 +57,18 @@ class Variant:
     windowed: bool = True
 
 
-_OFF = Engine(merge_equal=False, share_prefixes=False)
+_OFF = Engine(merge_equal=False, share_prefixes=False, keep_activations=False)
 VARIANTS = {
     "naive": Variant(_OFF, channels_last=False, windowed=False),
     "channels last": Variant(_OFF, windowed=False),
     "windowed 5x5 gradients": Variant(_OFF, channels_last=False),
-    "merge equal": Variant(
-        Engine(merge_equal=True, share_prefixes=False), channels_last=False, windowed=False
+    "merge equal": Variant(replace(_OFF, merge_equal=True), channels_last=False, windowed=False),
+    "share prefixes": Variant(
+        replace(_OFF, merge_equal=True, share_prefixes=True), channels_last=False, windowed=False
     ),
-    "share prefixes": Variant(Engine(), channels_last=False, windowed=False),
+    "keep activations": Variant(
+        replace(_OFF, keep_activations=True), channels_last=False, windowed=False
+    ),
     "all, exact": Variant(Engine()),
     "all, threshold 1e-3": Variant(Engine(negligible_weight=1e-3)),
     "all, threshold 1e-1": Variant(Engine(negligible_weight=1e-1)),

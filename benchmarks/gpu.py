@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fpnas.architecture import architecture_at
+from fpnas.architecture import architecture_at, largest_architecture
 from fpnas.cost import CostModel
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.masked_supernet import MaskedSupernet
@@ -43,6 +43,7 @@ from fpnas.space import SearchSpace, load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_SECONDS = 460.0
+NAIVE = Engine(merge_equal=False, share_prefixes=False, keep_activations=False)
 _STARTED = time.monotonic()
 
 
@@ -128,16 +129,15 @@ def steps(space: SearchSpace, batch_size: int, device: str, repeats: int) -> Ite
     distribution = FactorizedDistribution(ChoiceLayout.of(space))
     num_samples = max(1, round(distribution.entropy().item() / 4))
     choices = distribution.sample(num_samples, torch.Generator().manual_seed(0))
-    costs = CostModel(space, num_classes)
-    largest = most_expensive(space, costs)
+    largest = largest_architecture(space)
     batch = next(iter(halves.batches("weights")))
     for precision in ("fp32", "bf16"):
-        network = Network(architecture_at(space, largest), num_classes).to(device)
+        network = Network(largest, num_classes).to(device)
         network = network.to(memory_format=torch.channels_last)
         yield "largest architecture alone", precision, training_step(network, batch, precision)
         del network
         for name, engine in (
-            ("fpnas, naive", Engine(merge_equal=False, share_prefixes=False)),
+            ("fpnas, naive", NAIVE),
             ("fpnas", Engine()),
             ("fpnas, threshold 1e-3", Engine(negligible_weight=1e-3)),
         ):
@@ -164,19 +164,6 @@ def steps(space: SearchSpace, batch_size: int, device: str, repeats: int) -> Ite
         gates = distribution.log_probs().detach().exp().to(device)
         yield "dnas", precision, masked_step(dnas, gates, precision, device)
         del masked, dnas
-
-
-def most_expensive(space: SearchSpace, costs: CostModel) -> list[list[int]]:
-    """The dearest architecture: every choice at its costliest value, by coordinate ascent."""
-    layout = ChoiceLayout.of(space)
-    best = (layout.sizes - 1).clone()
-    for _ in range(2):
-        for group, variable in np.ndindex(*layout.sizes.shape):
-            options = best.repeat(int(layout.sizes[group, variable]), 1, 1)
-            options[:, group, variable] = torch.arange(len(options))
-            best = options[int(costs.macs(options).argmax())]
-    found: list[list[int]] = best.tolist()
-    return found
 
 
 def training_step(network: Network, batch: Any, precision: str) -> Callable[[], None]:

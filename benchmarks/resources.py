@@ -24,10 +24,9 @@ from workshop import RESULTS, Row, append
 
 import psutil  # isort: skip
 import torch  # isort: skip
-from gpu import Halves, masked_step, most_expensive, training_step  # isort: skip
+from gpu import NAIVE, Halves, masked_step, training_step  # isort: skip
 
-from fpnas.architecture import architecture_at
-from fpnas.cost import CostModel
+from fpnas.architecture import largest_architecture
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.masked_supernet import MaskedSupernet
 from fpnas.networks.network import Network
@@ -86,8 +85,7 @@ def memory(job: str, space_name: str, batch_size: int) -> Row:
         gates = distribution.log_probs().detach().exp()
         step = masked_step(masked, gates, "fp32", "cpu")
     elif job.startswith("fpnas"):
-        naive = Engine(merge_equal=False, share_prefixes=False)
-        engine = naive if "naive" in job else Engine()
+        engine = NAIVE if "naive" in job else Engine()
         evaluator = supernet_evaluator(halves, space_name, engine, Ranks())
         generator = torch.Generator().manual_seed(0)
 
@@ -96,7 +94,7 @@ def memory(job: str, space_name: str, batch_size: int) -> Row:
             evaluator.train_step(choices, 0.01)
             evaluator.log_likelihood(choices)
     else:
-        largest = architecture_at(space, most_expensive(space, CostModel(space, NUM_CLASSES)))
+        largest = largest_architecture(space)
         network = Network(largest, NUM_CLASSES).to(memory_format=torch.channels_last)
         batch = next(iter(halves.batches("weights")))
         step = training_step(network, batch, "fp32")

@@ -200,3 +200,12 @@ def architecture_at(space: SearchSpace, choices: Sequence[Sequence[int]]) -> Arc
         groups=tuple(groups),
         head_channels=space.head_channels,
     )
+
+
+def largest_architecture(space: SearchSpace) -> Architecture:
+    """Returns the architecture with every variable at its largest; swish costs most memory."""
+    choices = [
+        [choice.values.index(max(choice.values)) for choice in group.choices]
+        for group in space.groups
+    ]
+    return architecture_at(space, choices)

@@ -59,7 +59,7 @@ class Evaluator(Protocol):
 class SupernetEvaluator(AbstractWeights[Supernet]):
     """Evaluates architectures as slices of a weight-sharing supernet.
 
-    One architecture is in memory at a time, as when training a single network.
+    Memory is that of training the largest architecture by itself.
 
     Args:
         supernet: The shared weights.
@@ -117,27 +117,28 @@ class SupernetEvaluator(AbstractWeights[Supernet]):
         """Puts the gradient of a step on the weights into the shared weights."""
         draw = _Draw.of(choices, self.supernet, self._costs, self.engine, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
-        weights = torch.ones(1, dtype=torch.float64)
-        values = None
-        if draw.num_distinct > 1:
-            values = self._log_likelihoods(draw, images, labels)
-            drawn = importance_weights(
-                values[draw.owner],  # a repeated draw counts as often as it was drawn
-                batch_size=len(labels),
-                temperature=self.temperature,
-                ess_fraction=self.ess_fraction,
-            ).weights
-            weights = torch.zeros(draw.num_distinct, dtype=torch.float64)
-            weights.index_add_(0, draw.owner, drawn)
-        kept = weights.where(weights >= self.engine.negligible_weight, 0.0)
+        # A single architecture has all the weight: its loss need not be known before.
+        keep = self.engine.keep_activations or draw.num_distinct == 1
         with self._autocast(images):
-            losses = draw.tree.backward(images, labels, kept[draw.mine].tolist())
-        self.bill.num_backwards += int(kept.count_nonzero())
-        self.bill.num_forwards += int(kept.count_nonzero())
-        if values is None:
-            value = losses if len(draw.mine) else torch.zeros(1, device=images.device)
-            values = -len(labels) * self.ranks.sum(value.double()).cpu()
+            forward = draw.tree.forward(images, labels, keep=keep)
+        values = self._gathered(draw, forward.losses, labels)
+        drawn = importance_weights(
+            values[draw.owner],  # a repeated draw counts as often as it was drawn
+            batch_size=len(labels),
+            temperature=self.temperature,
+            ess_fraction=self.ess_fraction,
+        ).weights
+        weights = torch.zeros(draw.num_distinct, dtype=torch.float64)
+        weights.index_add_(0, draw.owner, drawn)
+        kept = weights.where(weights >= self.engine.negligible_weight, 0.0)
+        again = forward.backward(kept[draw.mine].tolist())
+        if any(again):
+            with self._autocast(images):
+                draw.tree.backward(images, labels, again)
         self.ranks.sum_gradients(self.supernet.parameters())
+        run_again = torch.tensor(float(sum(map(bool, again))), device=images.device)
+        self.bill.num_forwards += int(self.ranks.sum(run_again))
+        self.bill.num_backwards += int(kept.count_nonzero())
         # What has no weight has no say; it may be infinite.
         loss = -float((weights * values.where(weights > 0, 0.0)).sum()) / len(labels)
         return WeightStep(loss, values[draw.owner])
@@ -150,14 +151,16 @@ class SupernetEvaluator(AbstractWeights[Supernet]):
     def score(self, choices: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Log-likelihoods (A,) on a batch, summed over its pictures."""
         draw = _Draw.of(choices, self.supernet, self._costs, self.engine, self.ranks)
-        return self._log_likelihoods(draw, images, labels)[draw.owner]
-
-    def _log_likelihoods(self, draw: _Draw, images: Tensor, labels: Tensor) -> Tensor:
-        losses = torch.zeros(draw.num_distinct, dtype=torch.float64, device=images.device)
         with self._autocast(images):
-            losses[draw.mine] = draw.tree.losses(images, labels).double()
+            losses = draw.tree.losses(images, labels)
+        return self._gathered(draw, losses, labels)[draw.owner]
+
+    def _gathered(self, draw: _Draw, losses: Tensor, labels: Tensor) -> Tensor:
+        """The log-likelihoods of all distinct architectures from the losses of this rank's."""
+        all_losses = torch.zeros(draw.num_distinct, dtype=torch.float64, device=losses.device)
+        all_losses[draw.mine] = losses.double()
         self.bill.num_forwards += draw.num_distinct
-        values = -len(labels) * self.ranks.sum(losses).cpu()
+        values = -len(labels) * self.ranks.sum(all_losses).cpu()
         if not torch.isfinite(values).any():
             raise DivergedError(f"the supernet's log-likelihoods are {values.tolist()}")
         return values

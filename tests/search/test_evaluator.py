@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from fpnas.errors import DivergedError
 from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
+from fpnas.search.engine import Engine
 from fpnas.search.evaluator import SupernetEvaluator, TableEvaluator
 from fpnas.search.weights import Bill
 from fpnas.space import load_space
@@ -56,8 +57,10 @@ def test_likelihoods_are_those_of_the_architecture_half():
     assert not torch.equal(evaluator.log_likelihood(FIRST[None])[0], values[1:2])
 
 
-def test_a_training_step_by_hand():
-    evaluator, twin = make_evaluator(), make_evaluator().supernet
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_training_step_by_hand(keep):
+    evaluator = make_evaluator(engine=Engine(keep_activations=keep))
+    twin = make_evaluator().supernet
     images, labels = MemoryBatches(1).batch(0)
     losses = losses_of(twin, [FIRST, SECOND], images, labels)
     # FIRST was drawn twice: it counts twice.
@@ -72,7 +75,7 @@ def test_a_training_step_by_hand():
     assert returned.loss == pytest.approx(loss.item(), rel=1e-5)
     expected = -BATCH * losses.detach()[[0, 1, 0]].double()
     torch.testing.assert_close(returned.log_likelihoods, expected, rtol=1e-5, atol=1e-5)
-    assert evaluator.bill == Bill(num_forwards=4, num_backwards=2)
+    assert evaluator.bill == Bill(num_forwards=2 if keep else 4, num_backwards=2)
     for (name, parameter), other in zip(
         twin.named_parameters(), evaluator.supernet.parameters(), strict=True
     ):

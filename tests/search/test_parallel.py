@@ -50,7 +50,9 @@ def test_ranks_find_what_one_process_finds(alone, num_ranks, tmp_path):
         torch.testing.assert_close(
             table, torch.tensor(found.history), rtol=1e-5, atol=1e-6, equal_nan=True
         )
-        assert saved["bill"] == evaluator.bill
+        assert saved["bill"].num_backwards == evaluator.bill.num_backwards
+        # With the memory of several processes, more graphs are kept and fewer run forward again.
+        assert saved["bill"].num_forwards <= evaluator.bill.num_forwards
         for name, weight in evaluator.supernet.state_dict().items():
             torch.testing.assert_close(saved["weights"][name], weight, rtol=1e-9, atol=1e-12)
 
