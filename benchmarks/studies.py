@@ -232,7 +232,7 @@ def cell(study: str, levels: dict[str, Any], seeds: int) -> Row:
                 "seed": seed,
                 "regret": round((best - value) / (best - values.mean()), 4),
                 "better_than": round(float((values < value).mean()), 4),
-                "num_samples": num_samples,
+                "drawn": num_samples,
                 "entropy_nats": round(distribution.entropy().item(), 3),
                 "mode_over_budget": round(mode_macs / space.target_macs, 3),
                 "macs": found.macs,
@@ -257,11 +257,12 @@ def table(study: str, factors: tuple[str, ...]) -> list[str]:
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in read(STUDIES):
         if row["study"] == study:
-            groups[tuple(row[name] or "follows entropy" for name in factors)].append(row)
-    columns = ("regret", "better_than", "num_samples", "entropy_nats", "mode_over_budget")
+            groups[tuple(row[name] for name in factors)].append(row)
+    columns = ("regret", "better_than", "drawn", "entropy_nats", "mode_over_budget")
     heads = ("regret", "better than, of random", "samples", "entropy, nats", "mode / budget")
     lines = [f"| {' | '.join([*factors, *heads])} |", "|---" * (len(factors) + len(heads)) + "|"]
-    for key, rows in groups.items():
+    order = {tuple(map(_text, c.values())): n for n, c in enumerate(cells(study))}
+    for key, rows in sorted(groups.items(), key=lambda item: order[item[0]]):
         numbers = [[float(r[column]) for r in rows] for column in columns]
         error = statistics.stdev(numbers[0]) / len(rows) ** 0.5
         texts = [f"{statistics.mean(numbers[0]):.3f} ± {error:.3f}"]
