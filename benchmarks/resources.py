@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Sets one thread a process, so it comes before torch.
@@ -135,6 +136,39 @@ def child(*words: str, num_ranks: int = 0) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+def measure_ranks(words: tuple[str, ...], space_name: str, batch_size: int, repeats: int) -> None:
+    """One rank, two ranks, and two searches that share nothing: what the machine can do at most."""
+
+    def seconds_of(num_ranks: int) -> float:
+        return float(child(*words, "ranks", num_ranks=num_ranks))
+
+    def side_by_side() -> float:
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(seconds_of, (1, 1))) / 2
+
+    jobs = {
+        "one rank": (lambda: seconds_of(1), 1),
+        "two ranks": (lambda: seconds_of(2), 1),
+        "two searches at once, one rank each": (side_by_side, 2),
+    }
+    found: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, (job, _) in jobs.items():
+            found[name].append(job())
+    for name, (_, work) in jobs.items():
+        middle = statistics.median(found[name])
+        row = {
+            "space": space_name,
+            "batch_size": batch_size,
+            "what": name,
+            "seconds": round(middle, 2),
+            "speedup": round(work * statistics.median(found["one rank"]) / middle, 2),
+            "repeats": repeats,
+        }
+        append(RESULTS / "ranks.csv", row)
+        print(row, flush=True)
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,17 +198,7 @@ def main() -> None:
             row = {**rows[0], "peak_mib": peak, "ratio_to_largest": round(peak / alone, 3)}
             append(RESULTS / "memory.csv", row)
             print(row, flush=True)
-        found: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(arguments.repeats):
-            for num_ranks, seconds in found.items():
-                seconds.append(float(child(*words, "ranks", num_ranks=num_ranks)))
-        for num_ranks, seconds in found.items():
-            middle = statistics.median(seconds)
-            speedup = round(statistics.median(found[1]) / middle, 2)
-            row = {"space": space_name, "batch_size": arguments.batch_size, "ranks": num_ranks}
-            row |= {"seconds": round(middle, 2), "speedup": speedup, "repeats": arguments.repeats}
-            append(RESULTS / "ranks.csv", row)
-            print(row, flush=True)
+        measure_ranks(words, space_name, arguments.batch_size, arguments.repeats)
 
 
 if __name__ == "__main__":

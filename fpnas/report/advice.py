@@ -11,7 +11,6 @@ from fpnas.report.table import format_macs, format_percent, format_points
 
 # All of these are our choice: where a figure is worth a second look.
 _LITTLE_OF_BUDGET = 0.8
-_MANY_BYPASSED = 0.5
 _ENTROPY_LEFT = 0.25
 _NEAR_CHANCE = 2.0
 
@@ -60,11 +59,6 @@ def _about_the_search(data: ReportData) -> list[str]:
     history, _ = join_phases(data.phases)
     if not history.empty:
         last = history.iloc[-1]
-        if last["skip_rate"] > _MANY_BYPASSED:
-            steps.append(
-                f"{format_percent(last['skip_rate'], digits=0)} of the blocks are bypassed: small "
-                "networks learn faster early on, and a longer warm-up of the weights counters that."
-            )
         left = last["entropy_nats"] / data.space.uniform_entropy_nats
         if left > _ENTROPY_LEFT and math.isfinite(left):
             steps.append(
