@@ -46,6 +46,7 @@ SCORES = RESULTS / "shared_scores.csv"
 STEPS = (600, 1500)
 RECALIBRATION_BATCHES, SCORING_BATCHES = 16, 12
 NUM_ARCHITECTURES = 20
+NUM_CLASSES = 25  # of tiny-imagenet-25
 
 
 class ApartBlock(SharedBlock):
@@ -145,7 +146,7 @@ def score(folder: Path, apart: str, seed: int) -> Row:
 def known_choices(space: SearchSpace) -> Tensor:
     """The random architectures of ``benchmarks/retrain.py`` that were trained."""
     known = {r["sha256"] for r in read(RETRAINED) if r["space"] == space.name}
-    drawn = uniform_within(space, 25, NUM_ARCHITECTURES, seed=0)
+    drawn = uniform_within(space, NUM_CLASSES, NUM_ARCHITECTURES, seed=0)
     kept = [c for c in drawn if architecture_at(space, c).sha256 in known]
     assert kept, f"run benchmarks/retrain.py --random {NUM_ARCHITECTURES} before"
     return torch.tensor(kept)
