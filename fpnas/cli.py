@@ -262,6 +262,61 @@ def compare(
 
 
 @app.command()
+def export(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A finished run; the latest by default.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")] = Path("exported"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's better model as torch.export, ONNX and int8 ONNX, each checked."""
+    from fpnas.report.table import exported_table
+    from pipelines.export import export_run
+
+    written = export_run(run_name, output)
+    if as_json:
+        _print_json(written)
+        return
+    Console().print(exported_table(written["files"]))
+    _console.print(
+        f"{written['run']} ({written['model']}) in {output}; try it: "
+        f"fpnas predict --model {output / 'model.onnx'} IMAGE...",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP and others.")],
+    model: Annotated[Path, typer.Option("--model", help="What fpnas export wrote: .onnx or .pt2.")],
+    number: Annotated[int, typer.Option("--top", min=1, help="Classes to name.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the most probable classes of pictures."""
+    from fpnas.training.inference import read_card, read_pictures, runner, top_classes
+
+    if not model.is_file():
+        raise InputError("--model", model, "is not a file", fix="write one with fpnas export")
+    card = read_card(model)
+    found = top_classes(runner(model), card, read_pictures(images, card), number)
+    if as_json:
+        _print_json(
+            [
+                {"image": str(path), "classes": [{"name": n, "probability": p} for n, p in row]}
+                for path, row in zip(images, found, strict=True)
+            ]
+        )
+        return
+    table = Table("picture", "class", "probability")
+    for path, row in zip(images, found, strict=True):
+        for place, (name, probability) in enumerate(row):
+            table.add_row("" if place else str(path), name, f"{probability:.1%}")
+        table.add_section()
+    Console().print(table)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Where MLflow listens.")] = 5000,
 ) -> None:

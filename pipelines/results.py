@@ -10,7 +10,12 @@ from fpnas.storage import home_directory
 
 
 def comparison_rows(names: list[str] | None) -> list[dict[str, Any]]:
-    """Returns one row a finished run.
+    """Returns one row a finished run; see :func:`finished_runs`."""
+    return [_row(run["result"]) for run in finished_runs(names)]
+
+
+def finished_runs(names: list[str] | None) -> list[dict[str, Any]]:
+    """The finished runs: each its ``result``, and when it ``finished``, seconds of the clock.
 
     Args:
         names: Of the runs; all finished ones when empty.
@@ -33,7 +38,11 @@ def comparison_rows(names: list[str] | None) -> list[dict[str, Any]]:
                 legal=", ".join(found),
                 fix=closest(name, found),
             )
-    return [_row(json.loads(found[n].read_text(encoding="utf-8"))) for n in names or found]
+    chosen = [found[name] for name in names or found]
+    return [
+        {"result": json.loads(path.read_text(encoding="utf-8")), "finished": path.stat().st_mtime}
+        for path in chosen
+    ]
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:

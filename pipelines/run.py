@@ -36,7 +36,7 @@ def run(request: Request, console: Console) -> dict[str, Any]:
     """
     plan = make_plan(request)
     home = home_directory()
-    with _services(home):
+    with services(home):
         store = connect()
         check(plan, store)
         directory = home / "runs" / plan.info.run_id
@@ -109,7 +109,7 @@ def resumed(run_id: str, given: Mapping[str, Any]) -> Request:
 
 
 @contextlib.contextmanager
-def _services(home: Path) -> Iterator[None]:
+def services(home: Path) -> Iterator[None]:
     """S3 on loopback unless an endpoint is set, and its address in the environment."""
     if os.environ.get("S3_ENDPOINT_URL"):
         yield
@@ -239,7 +239,7 @@ def serve_ui(port: int, console: Console) -> None:
             fix="open it in a browser, or unset the variable to see the runs of this machine",
         )
     home = home_directory()
-    with _services(home):
+    with services(home):
         place = tracking.initialise()
         with mlflow_server(home, port) as server:
             console.print(

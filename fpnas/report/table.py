@@ -170,3 +170,18 @@ def comparison_view(table: pd.DataFrame) -> Table:
             cells.append(Text(text[COMPARISON_COLUMNS[key]].iloc[index], "bold" if is_best else ""))
         view.add_row(*cells)
     return view
+
+
+def exported_table(files: Sequence[Mapping[str, Any]]) -> Table:
+    """Exported files beside the network, from :class:`fpnas.training.export.ExportedFile`."""
+    table = Table("file", "size", "top-1", "first class as the network", "largest difference")
+    for file in files:
+        size = file["size_bytes"]
+        table.add_row(
+            file["name"],
+            f"{size / 2**20:.2f} MiB" if size else MISSING,
+            format_percent(file["top1"]),
+            format_percent(file["agreement"]),
+            f"{file['max_difference']:.2g}",
+        )
+    return table

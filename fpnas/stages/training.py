@@ -95,6 +95,11 @@ class Workbench:
         )
         return LabelledBatches(loader, self.device)
 
+    @property
+    def eval_crop(self) -> float | None:
+        """The centre square that evaluation takes; see ``Augmentation``."""
+        return self._val_batches.loader.augmentation.eval_crop
+
     def evaluate(self, network: nn.Module) -> Evaluation:
         """Scores a network on the validation pictures."""
         from fpnas.training.evaluation import evaluate
@@ -176,6 +181,7 @@ def write_model(
             "mean": list(bench.dataset.mean),
             "std": list(bench.dataset.std),
             "input_size": bench.architecture.input_size,
+            "crop": bench.eval_crop,
             "evaluation": asdict(evaluation),
             **(extra or {}),
         },

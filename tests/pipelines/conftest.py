@@ -64,6 +64,20 @@ class Workplace:
         assert process.returncode == 0, errors
         return json.loads(output)
 
+    def call(self, *words: str) -> str:
+        """Any command that must work: what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fpnas.cli", *words],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def wait_for_progress(self, process: subprocess.Popen[str], stage: str, done: int) -> None:
         """Waits until a stage has made some steps, and a checkpoint after each of them."""
         deadline = time.monotonic() + 200

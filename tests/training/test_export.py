@@ -1,0 +1,165 @@
+"""Exported files compute what the network computes, know their classes, and are whole or absent."""
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from functools import cache
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from fpnas.architecture import architecture_at
+from fpnas.errors import InputError
+from fpnas.networks.network import Classifier, Network
+from fpnas.space import load_space
+from fpnas.training import export
+from fpnas.training.export import FILES, ExportError, export_classifier
+from fpnas.training.inference import (
+    ModelCard,
+    read_card,
+    read_pictures,
+    require,
+    runner,
+    top_classes,
+)
+
+SIZE = 16
+CARD = ModelCard(("cat", "dog", "café"), SIZE, 0.875, "c16")
+
+
+def batches(number=3, size=32, seed=1):
+    """Pictures of three classes that differ in their colour."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(number):
+        labels = torch.randint(3, (size,), generator=generator)
+        images = 0.8 * torch.rand(size, 3, SIZE, SIZE, generator=generator)
+        images[torch.arange(size), labels] += 0.2
+        yield images, labels
+
+
+@cache
+def trained():
+    space = load_space("tiny").open(input_size=SIZE)
+    torch.manual_seed(0)
+    # Both activations, both kernels, squeeze-and-excitation and Split-Attention.
+    choices = [[0, 0, 1, 0, 1], [1, 1, 2, 1, 2], [0, 0, 0, 0, 0], [0, 0, 1, 1, 3], [0, 1, 1, 1, 0]]
+    model = Classifier(
+        Network(architecture_at(space, choices), len(CARD.classes)), [0.5] * 3, [0.25] * 3
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for images, labels in batches(30, seed=0):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def classifier():
+    return deepcopy(trained())
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    calibration = (images for images, _ in batches(2))
+    return folder, export_classifier(
+        classifier(), folder / "new", CARD, checked=batches(), calibration=calibration
+    )
+
+
+def test_every_file_agrees_with_the_network(exported):
+    folder, found = exported
+    assert [record.name for record in found] == ["network", *FILES]
+    assert {path.name for path in (folder / "new").iterdir()} == set(FILES)
+    for record in found[:3]:
+        assert record.max_difference < 1e-4
+        assert record.agreement == 1
+        assert record.top1 == found[0].top1
+    assert found[0].top1 > 0.9
+    assert found[3].agreement > 0.9
+    assert found[3].max_difference > 0  # it is another arithmetic
+    assert all(record.num_images == 96 for record in found)
+    sizes = [(folder / "new" / name).stat().st_size for name in FILES]
+    assert [record.size_bytes for record in found] == [0, *sizes]
+    assert sizes[2] < 0.8 * sizes[1]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_file_knows_its_classes_and_takes_any_batch(exported, name, batch):
+    path = exported[0] / "new" / name
+    assert read_card(path) == CARD
+    images = torch.rand(batch, 3, SIZE, SIZE)
+    assert runner(path)(images).shape == (batch, 3)
+
+
+def test_three_lines_with_torch_alone(exported, tmp_path):
+    path = exported[0] / "new" / "model.pt2"
+    code = f"""
+import torch
+model = torch.export.load({str(path)!r}).module()
+logits = model(torch.ones(2, 3, {SIZE}, {SIZE}))
+import json, sys
+assert not any(name.startswith("fpnas") for name in sys.modules)
+print(json.dumps(logits.tolist()))
+"""
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    expected = classifier().eval()(torch.ones(2, 3, SIZE, SIZE))
+    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_pictures_from_files(exported, tmp_path):
+    path = tmp_path / "red.png"
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(path)
+    images = read_pictures([path, path], CARD)
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert images[:, 0].eq(1).all()
+    assert images[:, 1:].eq(0).all()
+    found = top_classes(runner(exported[0] / "new" / "model.onnx"), CARD, images, 5)
+    assert found[0] == found[1]
+    assert {name for name, _ in found[0]} == set(CARD.classes)
+    assert sum(probability for _, probability in found[0]) == pytest.approx(1, abs=1e-5)
+    assert found[0] == sorted(found[0], key=lambda pair: -pair[1])
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    write = export.write_onnx
+
+    def wrong(exported, path, card):
+        other = classifier()
+        other.network.classifier.bias.data += 1e-3
+        write(export._export(other.eval(), card), path, card)
+
+    monkeypatch.setattr(export, "write_onnx", wrong)
+    calibration = (images for images, _ in batches(1))
+    with pytest.raises(ExportError, match=r"model\.onnx differs"):
+        export_classifier(
+            classifier(), tmp_path / "new", CARD, checked=batches(1), calibration=calibration
+        )
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_foreign_file_is_refused(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="is not a classifier"):
+        read_card(path)
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "words.jpg"
+    path.write_text("words")
+    for wrong in (path, tmp_path / "missing.png"):
+        with pytest.raises(InputError, match=wrong.name):
+            read_pictures([wrong], CARD)
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(InputError, match=r"no_such_package is not installed.*fpnas\[export\]"):
+        require("no_such_package")
