@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fpnas.data.loader import ImageLoader
 
 _BATCH_SIZE = 64
-_CALIBRATION_BATCHES = 8
+_CALIBRATION_BATCH_SIZE, _CALIBRATION_BATCHES = 16, 32
 
 
 def export_run(name: str | None, directory: Path) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def export_run(name: str | None, directory: Path) -> dict[str, Any]:
         network, info = load_model(store.open(artifacts[best]))
         dataset = open_dataset(store.open(artifacts["prepare"]))
 
-        def loader(split: Any) -> ImageLoader:
+        def loader(split: Any, batch_size: int) -> ImageLoader:
             return ImageLoader(
                 dataset,
                 split,
-                batch_size=_BATCH_SIZE,
+                batch_size=batch_size,
                 input_size=info["input_size"],
                 training=False,
                 seed=0,
@@ -73,12 +73,14 @@ def export_run(name: str | None, directory: Path) -> dict[str, Any]:
             crop=info["crop"],
             architecture=result["architecture"]["string"],
         )
-        calibration = islice(_pictures(loader("alpha")), _CALIBRATION_BATCHES)
+        calibration = islice(
+            _pictures(loader("alpha", _CALIBRATION_BATCH_SIZE)), _CALIBRATION_BATCHES
+        )
         files = export_classifier(
             Classifier(network, info["mean"], info["std"]),
             directory,
             card,
-            checked=_pictures(loader("val")),
+            checked=_pictures(loader("val", _BATCH_SIZE)),
             calibration=(images for images, _ in calibration),
         )
     written = {
