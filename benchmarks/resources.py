@@ -132,7 +132,9 @@ def child(*words: str, num_ranks: int = 0) -> str:
     """Runs a job of this file in a process of its own, or in ranks, and returns what it printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     command = [sys.executable, *(launcher if num_ranks else []), str(Path(__file__)), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return done.stdout.strip().splitlines()[-1]
 
 
