@@ -84,12 +84,17 @@ class TrainingSummary:
         loss: Cross-entropy in nats a picture; None when not measured.
         history: One row an epoch with
             :data:`fpnas.report.model_figures.TRAINING_COLUMNS`; None when not kept.
+        calibration_error: Expected calibration error, 0 to 1; None when not measured.
+        confusion: Pictures by their class (rows) and by the class ranked first (columns), both
+            named; None when not kept.
     """
 
     top1: float
     top5: float | None = None
     loss: float | None = None
     history: pd.DataFrame | None = None
+    calibration_error: float | None = None
+    confusion: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,12 @@ class ReportData:
             return sum(known)
         drawn = [int(phase.history["num_samples"].sum()) for phase in self.phases]
         return sum(drawn) if drawn else None
+
+    @property
+    def better(self) -> TrainingSummary | None:
+        """The more accurate model; the undistilled one when they are equal."""
+        models = [model for model in (self.train, self.distill) if model is not None]
+        return max(models, key=lambda model: model.top1, default=None)
 
     @property
     def distillation_gain(self) -> float | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,6 +39,7 @@ from fpnas.report.table import (
 )
 
 _FOLDER = Path(__file__).parent
+_NUM_ERRORS = 5
 _MAX_QUARANTINED = 200
 """Quarantined pictures that are listed; of the others the report says how many there are."""
 
@@ -92,6 +94,8 @@ def render_report(data: ReportData) -> str:
             num_quarantined=len(data.dataset.quarantined) if data.dataset else 0,
             training=_training(data),
             models=_model_rows(data),
+            weakest=_weakest_classes(data),
+            confused=_confused_classes(data),
             links=[(name, url, _is_web(url)) for name, url in data.links.items()],
             advice=next_steps(data),
         )
@@ -280,14 +284,51 @@ def _training(data: ReportData) -> Picture | None:
     return Picture.of(training_curves(histories), alt, "Training, epoch by epoch")
 
 
-def _model_rows(data: ReportData) -> list[tuple[str, str, str, str]]:
+def _model_rows(data: ReportData) -> list[tuple[str, str, str, str, str]]:
     rows = []
     names = {"train": "trained from scratch", "distill": "distilled"}
     for name, model in _runs(data):
         loss = f"{model.loss:.3f}" if model.loss is not None else MISSING
-        rows.append((names[name], format_percent(model.top1), format_percent(model.top5), loss))
+        error = format_percent(model.calibration_error)
+        rows.append(
+            (names[name], format_percent(model.top1), format_percent(model.top5), loss, error)
+        )
     if data.teacher is not None:
         rows.append(
-            (f"teacher: {data.teacher.name}", format_percent(data.teacher.top1), MISSING, MISSING)
+            (
+                f"teacher: {data.teacher.name}",
+                format_percent(data.teacher.top1),
+                MISSING,
+                MISSING,
+                MISSING,
+            )
         )
     return rows
+
+
+def _weakest_classes(data: ReportData) -> list[tuple[str, str, int]]:
+    """The classes that the better model finds least often: name, share found, pictures."""
+    confusion = data.better.confusion if data.better else None
+    if confusion is None:
+        return []
+    counts = confusion.to_numpy()
+    pictures = counts.sum(axis=1)
+    seen = np.flatnonzero(pictures)
+    share = counts.diagonal()[seen] / pictures[seen]
+    order = seen[np.argsort(share, kind="stable")][:_NUM_ERRORS]
+    return [
+        (str(confusion.index[i]), format_percent(counts[i, i] / pictures[i]), int(pictures[i]))
+        for i in order
+    ]
+
+
+def _confused_classes(data: ReportData) -> list[tuple[str, str, int]]:
+    """What the better model takes most often for something else: class, taken for, pictures."""
+    confusion = data.better.confusion if data.better else None
+    if confusion is None:
+        return []
+    counts = confusion.to_numpy() * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-counts, axis=None, kind="stable")[:_NUM_ERRORS]
+    pairs = [divmod(int(place), len(confusion)) for place in order]
+    names = [str(name) for name in confusion.index]
+    return [(names[i], names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]

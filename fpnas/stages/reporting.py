@@ -209,9 +209,18 @@ def _stage_records(findings: Findings) -> list[StageRecord]:
 
 
 def _training_summary(findings: Findings, role: str) -> TrainingSummary:
-    scores = findings.models[role]["evaluation"]
-    history = findings.histories[_STAGE_OF[role]]
-    return TrainingSummary(scores["top1"], scores["top5"], scores["loss"], history)
+    info = findings.models[role]
+    scores, names = info["evaluation"], [entry["name"] for entry in info["classes"]]
+    confusion = pd.read_parquet(findings.inputs[role].fetch("confusion.parquet"))
+    findings.inputs[role].release("confusion.parquet")
+    return TrainingSummary(
+        scores["top1"],
+        scores["top5"],
+        scores["loss"],
+        findings.histories[_STAGE_OF[role]],
+        info["calibration_error"],
+        confusion.set_axis(names, axis=0).set_axis(names, axis=1),
+    )
 
 
 def _dataset_summary(artifact: Artifact) -> DatasetSummary:

@@ -1,7 +1,8 @@
 """What training from scratch and distillation share.
 
 A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network.Network`),
-``architecture.json``, ``model.json`` (classes, input statistics, scores) and ``history.parquet``.
+``architecture.json``, ``model.json`` (classes, input statistics, scores), ``history.parquet`` and
+``confusion.parquet`` (validation pictures by their class, and by the class ranked first).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fpnas.stages.base import StageContext
     from fpnas.stages.batches import LabelledBatches
     from fpnas.storage import Artifact
-    from fpnas.training.evaluation import Evaluation
+    from fpnas.training.evaluation import Details, Evaluation
     from fpnas.training.loop import Loss, Trainer
 
 
@@ -106,6 +107,12 @@ class Workbench:
 
         return evaluate(network, self._val_batches)
 
+    def details(self, network: nn.Module) -> Details:
+        """Where a network errs on the validation pictures."""
+        from fpnas.training.evaluation import evaluate_details
+
+        return evaluate_details(network, self._val_batches, self.dataset.num_classes)
+
     def trainer(self, network: Network, recipe: Recipe, loss: Loss) -> Trainer:
         """A training run of a network on all training pictures."""
         from fpnas.data.loader import ImageLoader
@@ -171,6 +178,7 @@ def write_model(
     from fpnas.training.loop import TRAINING_COLUMNS
 
     output = context.output
+    details = bench.details(trainer.final_network)
     weights = {k: v.cpu().contiguous() for k, v in trainer.final_network.state_dict().items()}
     output.write_tensors("model.safetensors", weights)
     output.write_json("architecture.json", bench.architecture.to_json())
@@ -183,9 +191,13 @@ def write_model(
             "input_size": bench.architecture.input_size,
             "crop": bench.eval_crop,
             "evaluation": asdict(evaluation),
+            "calibration_error": details.calibration_error,
             **(extra or {}),
         },
     )
+    keys = [info.key for info in bench.dataset.classes]
+    confusion = pd.DataFrame(details.confusion.numpy(), index=keys, columns=keys)
+    confusion.to_parquet(output.path("confusion.parquet"))
     history = pd.DataFrame(trainer.history, columns=list(TRAINING_COLUMNS))
     history.to_parquet(output.path("history.parquet"), index=False)
     figure = training_curves({context.stage.name: history})

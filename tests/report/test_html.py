@@ -1,5 +1,6 @@
 import base64
 import dataclasses
+import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -287,3 +288,25 @@ def test_advice_on_distillation():
 def test_advice_is_never_empty():
     bare = ReportData("r", SPACE, 10, "paper", "fpnas", 0, "make", "1")
     assert next_steps(bare)
+
+
+def test_where_the_better_model_errs():
+    names = ["cat", "dog", EVIL]
+    counts = pd.DataFrame([[3, 1, 0], [4, 0, 0], [0, 0, 8]], index=names, columns=names)
+    distill = TrainingSummary(0.75, confusion=counts, calibration_error=0.0432)
+    html = render_report(full(distill=distill))
+    text = " ".join(html.split())
+    assert "4.3 %" in text
+    section = text[text.index("Where the better model errs") :]
+    rows = [re.sub(r"<[^>]*>", "|", row) for row in section.split("<tr>")]
+    cells = [[cell for cell in row.split("|") if cell.strip()] for row in rows]
+    # Weakest first; then the pairs, those that never happen left out.
+    assert [row[:3] for row in cells if len(row) >= 3 and row[0] in ("cat", "dog")] == [
+        ["dog", "0.0 %", "4"],
+        ["cat", "75.0 %", "4"],
+        ["dog", "cat", "4"],
+        ["cat", "dog", "1"],
+    ]
+    # The trained model has no confusion here, and is not the better one.
+    train = TrainingSummary(0.9)
+    assert "Where the better model errs" not in render_report(full(train=train, distill=distill))

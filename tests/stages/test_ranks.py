@@ -101,8 +101,10 @@ def test_two_processes_find_what_one_finds(bench, dataset):
     (alone, logits), *others = found
     assert logits.abs().max() > 0.05
     for shared, found_logits in others:
-        for name in ("num_steps", "num_samples", "num_forwards", "num_backwards"):
+        for name in ("num_steps", "num_samples", "num_backwards"):
             assert shared[name] == alone[name] > 0
+        # With the memory of two processes, more graphs are kept and fewer run forward again.
+        assert 0 < shared["num_forwards"] <= alone["num_forwards"]
         assert (logits - found_logits).abs().max() < 0.02  # single precision
 
 
