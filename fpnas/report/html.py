@@ -313,7 +313,7 @@ def _weakest_classes(data: ReportData) -> list[tuple[str, str, int]]:
         return []
     counts = confusion.to_numpy()
     pictures = counts.sum(axis=1)
-    seen = np.flatnonzero(pictures)
+    seen = np.flatnonzero(pictures > counts.diagonal())
     share = counts.diagonal()[seen] / pictures[seen]
     order = seen[np.argsort(share, kind="stable")][:_NUM_ERRORS]
     return [
