@@ -91,9 +91,9 @@ class PrefixTree:
             labels: (B,).
             keep: Keep the graphs that fit; see :class:`Engine`.
         """
-        kept = _fitting(self._supernet.space, self._paths, images.shape[-1], self._share)
-        if not keep:
-            kept = set()
+        kept: set[int] = set()
+        if keep:
+            kept = _fitting(self._supernet.space, self._paths, images.shape[-1], self._share)
         graphs: dict[int, Tensor] = {}
         weights = [float(number in kept) for number in range(len(self._paths))]
         losses = self._run(images, labels, weights, graphs)

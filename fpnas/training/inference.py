@@ -125,16 +125,11 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Of the classes, (B, C)."""
-    return logits.softmax(dim=1)
-
-
 def top_classes(
     run: Runner, card: ModelCard, images: Tensor, number: int
 ) -> list[list[tuple[str, float]]]:
     """The most probable classes of pictures (B, 3, S, S), each with its probability."""
-    values, indices = probabilities(run(images)).topk(min(number, len(card.classes)), dim=1)
+    values, indices = run(images).softmax(dim=1).topk(min(number, len(card.classes)), dim=1)
     return [
         [(card.classes[index], value) for index, value in zip(*row, strict=True)]
         for row in zip(indices.tolist(), values.tolist(), strict=True)

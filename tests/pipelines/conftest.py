@@ -64,9 +64,8 @@ class Workplace:
         assert process.returncode == 0, errors
         return json.loads(output)
 
-    def call(self, *words: str) -> str:
-        """Any command that must work: what it prints."""
-        done = subprocess.run(
+    def _command_line(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "fpnas.cli", *words],
             cwd=self.folder,
             env=self.environ,
@@ -75,6 +74,10 @@ class Workplace:
             timeout=300,
             check=False,
         )
+
+    def call(self, *words: str) -> str:
+        """Any command that must work: what it prints."""
+        done = self._command_line(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -94,15 +97,7 @@ class Workplace:
 
     def fails(self, *words: str) -> tuple[int, str]:
         """Any command that must fail: its status and its message."""
-        done = subprocess.run(
-            [sys.executable, "-m", "fpnas.cli", *words],
-            cwd=self.folder,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = self._command_line(*words)
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         return done.returncode, " ".join(done.stderr.split())
