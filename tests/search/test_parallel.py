@@ -1,6 +1,7 @@
 """Several ranks find what one finds; ranks that disagree or are gone are noticed."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -15,7 +16,6 @@ from . import parallel_job
 
 
 def torchrun(num_ranks, mode, folder):
-    folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={num_ranks}", "--max-restarts=0"]
     return subprocess.run(
@@ -26,6 +26,27 @@ def torchrun(num_ranks, mode, folder):
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def two_ranks(mode, folder):
+    """The exit statuses of two ranks that nobody watches over: torchrun kills those that are left
+    when one has ended, sometimes before they notice it themselves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.search.parallel_job", mode, str(folder)],
+            env={**os.environ, **group, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [process.wait(timeout=200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +79,18 @@ def test_ranks_find_what_one_process_finds(alone, num_ranks, tmp_path):
 
 
 def test_ranks_that_draw_differently_stop(tmp_path):
-    done = torchrun(2, "disagree", tmp_path)
-    assert done.returncode != 0
+    assert two_ranks("disagree", tmp_path) == [75, 75]
     messages = [(tmp_path / f"error{rank}").read_text() for rank in range(2)]
     assert any("drew other architectures" in message for message in messages)
 
 
 def test_the_others_stop_when_a_rank_dies(tmp_path):
-    done = torchrun(2, "die", tmp_path)
-    assert done.returncode != 0
+    assert two_ranks("die", tmp_path) == [75, 9]
     assert "another rank of the search is gone" in (tmp_path / "error0").read_text()
+
+
+def test_torchrun_fails_when_a_rank_dies(tmp_path):
+    assert torchrun(2, "die", tmp_path).returncode != 0
 
 
 def test_the_dearest_go_to_the_idlest():
