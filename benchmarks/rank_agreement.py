@@ -1,13 +1,14 @@
 """Scores trained architectures with shared weights: how well does a supernet rank them?
 
     python benchmarks/rank_agreement.py --images FOLDER [--seeds 3] [--apart kernel ...]
+        [--num-steps 6000]
 
 A supernet of ``tiny`` is trained on uniformly drawn architectures, as ``random`` does in
-``benchmarks/searches.py``. After 600 steps (the warm-up of a search) and after 1,500, the random
-architectures of ``benchmarks/retrain.py`` are scored in two ways: with the statistics of the batch,
-as a search does, and as stand-alone networks whose batch normalization was recalibrated.
-``--apart`` gives the blocks weights of their own for every value of a variable, instead of sharing
-them. Appends to ``results/shared_scores.csv``.
+``benchmarks/searches.py``. After 600 steps (the warm-up of a search) and at the end, when the
+learning rate has fallen to zero, the random architectures of ``benchmarks/retrain.py`` are scored
+in two ways: with the statistics of the batch, as a search does, and as stand-alone networks whose
+batch normalization was recalibrated. ``--apart`` gives the blocks weights of their own for every
+value of a variable, instead of sharing them. Appends to ``results/shared_scores.csv``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from fpnas.space import SearchSpace, load_space
 from fpnas.stages.searching import StagePictures
 
 SCORES = RESULTS / "shared_scores.csv"
-STEPS = (600, 1500)
+WARMUP_STEPS, NUM_STEPS = 600, 1500
 RECALIBRATION_BATCHES, SCORING_BATCHES = 16, 12
 NUM_ARCHITECTURES = 20
 NUM_CLASSES = 25  # of tiny-imagenet-25
@@ -88,13 +89,15 @@ def set_apart(supernet: Supernet, variable: str) -> None:
         first += group.repeat
 
 
-def score(folder: Path, apart: str, seed: int) -> Row:
+def score(folder: Path, apart: str, seed: int, num_steps: int) -> Row:
     """Trains a supernet and scores what is known; the rows go under ``rows``."""
     file = load_space("tiny")
     space = file.open()
     data = dataset(folder)
     costs = CostModel(space, data.num_classes)
-    options = SearchOptions(**{**COARSE, **VARIANTS["random"].coarse})
+    options = SearchOptions(**{**COARSE, **VARIANTS["random"].coarse, "num_steps": num_steps})
+    # A longer schedule is at another learning rate then, and no search warms up under it.
+    scored = {WARMUP_STEPS, num_steps} if num_steps == NUM_STEPS else {num_steps}
     pictures = StagePictures(search_config(file, options, seed), data, "cpu")
     torch.manual_seed(seed)
     supernet = Supernet(space, data.num_classes)
@@ -116,7 +119,7 @@ def score(folder: Path, apart: str, seed: int) -> Row:
 
     def on_step(record: dict[str, float]) -> None:
         step = int(record["step"])
-        if step in STEPS:
+        if step in scored:
             scorer = ArchitectureScorer(evaluator, recalibration, scoring)
             found = {"recalibrated": scorer.scores(choices), "batch": on_batches()}
             for statistics, scores in found.items():
@@ -163,14 +166,16 @@ def main() -> None:
         default=["", "kernel", "splits", "activation"],
         help="variables whose values share no weights, one supernet each",
     )
+    parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
     arguments = parser.parse_args()
     folder = prepared(arguments.images)
-    done = {(r["apart"], int(r["seed"])) for r in read(SCORES)}
+    num_steps = arguments.num_steps
+    done = {(r["apart"], int(r["seed"]), int(r["step"])) for r in read(SCORES)}
     jobs = [
-        (folder, apart, seed)
+        (folder, apart, seed, num_steps)
         for seed in range(arguments.seeds)
         for apart in arguments.apart
-        if (apart, seed) not in done
+        if (apart, seed, num_steps) not in done
     ]
     for result in in_processes(score, jobs):
         for row in result["rows"]:
