@@ -45,12 +45,14 @@ class Variant:
         coarse: Options that differ from :data:`COARSE`.
         fine: Options that differ from :data:`FINE`.
         always_fixed: Draw as many architectures in the warm-up as PARSEC does in every step.
+        fresh_optimizer: Forget the momentum of the shared weights at the switch.
     """
 
     strategy: StrategyName
     coarse: dict[str, Any] = field(default_factory=dict)
     fine: dict[str, Any] = field(default_factory=dict)
     always_fixed: bool = False
+    fresh_optimizer: bool = False
 
 
 COARSE: dict[str, Any] = {
@@ -88,9 +90,8 @@ VARIANTS = {
     "evolution": Variant("evolution", _TRAINED, _SCORED),
     "dnas": Variant("dnas", *_DNAS),
     "factorized": Variant("factorized"),
-    "fpnas, short warm-up": Variant(
-        "fpnas", {"num_steps": 450, "warmup_steps": 200, "warmup_samples": 2}
-    ),
+    "fpnas, longer warm-up": Variant("fpnas", {"num_steps": 2250, "warmup_steps": 2000}),
+    "fpnas, fresh optimiser": Variant("fpnas", fresh_optimizer=True),
     "fpnas, switch 75 steps earlier": Variant("fpnas", {"num_steps": 775}, {"num_steps": 225}),
 }
 
@@ -111,6 +112,8 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
         phases[phase] = build_phase(
             variant.strategy, phase, costs, config, data, phases.get("coarse")
         )
+        if phase == "fine" and variant.fresh_optimizer:
+            phases[phase].evaluator.optimizer.state.clear()
         run_search(
             phases[phase],
             on_step=lambda record: history.append([record[c] for c in HISTORY_COLUMNS]),
