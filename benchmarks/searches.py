@@ -90,7 +90,7 @@ VARIANTS = {
     "evolution": Variant("evolution", _TRAINED, _SCORED),
     "dnas": Variant("dnas", *_DNAS),
     "factorized": Variant("factorized"),
-    "fpnas, longer warm-up": Variant("fpnas", {"num_steps": 2250, "warmup_steps": 2000}),
+    "fpnas, longer warm-up": Variant("fpnas", {"num_steps": 3250, "warmup_steps": 3000}),
     "fpnas, fresh optimiser": Variant("fpnas", fresh_optimizer=True),
     "fpnas, switch 75 steps earlier": Variant("fpnas", {"num_steps": 775}, {"num_steps": 225}),
 }
