@@ -196,7 +196,6 @@ def draw(space: str) -> None:
             [float(r["seconds"]) for r in own],
             [float(r["num_samples"]) for r in own],
             color=color,
-            label=name if own else None,
         )
         curve: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for r in read(HISTORIES):
@@ -276,8 +275,8 @@ def page() -> str:
         "`parsec` draws the same number in every step, as published; with our warm-up it draws one",
         "in the first 600. `fpnas` and `parsec` ran side by side, with tests beside them now and",
         "then. The others ran before, with an engine that did not keep activations; seed 0 of them",
-        "beside other jobs, which doubled its seconds. The longer warm-up is 3,000 steps; its seconds",
-        "are those of a busy machine.",
+        "beside other jobs, which doubled its seconds. The longer warm-up is 3,000 steps; its",
+        "seconds are those of a busy machine.",
         "",
         *random_section(),
         *rank_section(),
