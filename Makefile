@@ -65,6 +65,7 @@ bench-search: setup  ## Compare the strategies on IMAGES (tiny-imagenet-25, extr
 	$(BIN)/python benchmarks/searches.py --images '$(IMAGES)'
 	$(BIN)/python benchmarks/searches.py --images '$(IMAGES)' --space ground-truth
 	$(BIN)/python benchmarks/rank_agreement.py --images '$(IMAGES)'
+	$(BIN)/python benchmarks/rank_agreement.py --images '$(IMAGES)' --apart '' --num-steps 6000
 	$(BIN)/python benchmarks/search_report.py
 
 bench-engine: setup  ## Compare the engine with the naive algorithm on IMAGES

@@ -168,8 +168,10 @@ def main() -> None:
     )
     parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
     arguments = parser.parse_args()
-    folder = prepared(arguments.images)
     num_steps = arguments.num_steps
+    if num_steps == WARMUP_STEPS:
+        parser.error(f"rows of {num_steps} steps are those in the middle of {NUM_STEPS}")
+    folder = prepared(arguments.images)
     done = {(r["apart"], int(r["seed"]), int(r["step"])) for r in read(SCORES)}
     jobs = [
         (folder, apart, seed, num_steps)

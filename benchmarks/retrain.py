@@ -4,8 +4,7 @@
 
 ``--random`` draws architectures of ``tiny`` uniformly within its budget; ``--ground-truth`` trains
 every architecture of ``benchmarks/spaces/tiny_64.yaml``, and the best eight within its budget under
-two more seeds.
-Appends to ``results/retrained.csv``.
+two more seeds. Appends to ``results/retrained.csv``.
 """
 
 from __future__ import annotations
@@ -51,8 +50,11 @@ def main() -> None:
         everything = [architecture_at(space, c) for c in every_architecture(space)]
         retrain(folder, [(architecture, 0) for architecture in everything], arguments.workers)
         rows = [r for r in read(RETRAINED) if r["space"] == space.name and r["seed"] == "0"]
-        rows = [r for r in rows if int(r["epochs"]) == RECIPE.epochs]
-        rows = [r for r in rows if int(r["macs"]) <= space.target_macs]
+        rows = [
+            r
+            for r in rows
+            if int(r["epochs"]) == RECIPE.epochs and int(r["macs"]) <= space.target_macs
+        ]
         best = {r["sha256"] for r in sorted(rows, key=lambda r: -float(r["top1"]))[:8]}
         again = [architecture for architecture in everything if architecture.sha256 in best]
         jobs = [(architecture, seed) for architecture in again for seed in (1, 2)]
