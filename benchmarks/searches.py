@@ -78,6 +78,7 @@ BATCH_SIZE = 32
 ARCHITECTURE_BATCH_SIZE = 128
 # A masked step costs about forty of an architecture's, so dnas does fewer of them.
 _DNAS = ({"num_steps": 80, "warmup_steps": 30}, {"num_steps": 30})
+_LONG_DNAS = ({"num_steps": 240, "warmup_steps": 90}, {"num_steps": 90})
 # All steps train the weights, then 150 architectures are scored.
 _TRAINED, _SCORED = {"num_steps": 1500, "warmup_steps": 0}, {"num_steps": 15}
 VARIANTS = {
@@ -89,6 +90,7 @@ VARIANTS = {
     "random": Variant("random", _TRAINED, _SCORED),
     "evolution": Variant("evolution", _TRAINED, _SCORED),
     "dnas": Variant("dnas", *_DNAS),
+    "dnas, three times as long": Variant("dnas", *_LONG_DNAS),
     "factorized": Variant("factorized"),
     "fpnas, longer warm-up": Variant("fpnas", {"num_steps": 3250, "warmup_steps": 3000}),
     "fpnas, fresh optimiser": Variant("fpnas", fresh_optimizer=True),
@@ -102,6 +104,7 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
     file = load_space(space_name)
     space = file.open()
     data = dataset(folder)
+    busy = time.process_time()
     costs = CostModel(space, data.num_classes)
     history: list[list[float]] = []
     phases: dict[str, AbstractSearch] = {}
@@ -128,6 +131,7 @@ def search(folder: Path, space_name: str, name: str, seed: int) -> Row:
         "variant": name,
         "seed": seed,
         "seconds": round(sum(seconds.values()), 1),
+        "cpu_seconds": round(time.process_time() - busy, 1),
         "coarse_seconds": round(seconds["coarse"], 1),
         "num_steps": sum(s.step for s in phases.values()),
         "num_samples": sum(s.num_samples for s in phases.values()),
@@ -204,6 +208,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="tiny-imagenet-25, extracted")
     parser.add_argument("--space", default="tiny", help="tiny, or ground-truth")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="searches at a time; all cores by default")
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
     folder = prepared(arguments.images)
@@ -216,7 +221,7 @@ def main() -> None:
         for variant in arguments.variants
         if (space_name, variant, seed) not in known
     ]
-    for row in in_processes(search, jobs, fresh=True):
+    for row in in_processes(search, jobs, arguments.workers, fresh=True):
         for step, values in enumerate(row.pop("history")):
             if step % 5 == 0:
                 names = {key: row[key] for key in ("space", "variant", "seed")}
@@ -229,7 +234,7 @@ def main() -> None:
         append(SEARCHES, row)
     found = [r for r in read(SEARCHES) if r["space"] == space_name]
     wanted = {r["sha256"]: Architecture.from_json(json.loads(r["document"])) for r in found}
-    retrain(folder, [(architecture, 0) for architecture in wanted.values()])
+    retrain(folder, [(architecture, 0) for architecture in wanted.values()], arguments.workers)
 
 
 if __name__ == "__main__":
