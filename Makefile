@@ -17,6 +17,7 @@ SEED ?= 0
 SET ?=
 PORT ?= 5000
 IMAGES ?=
+PHOTOS ?=
 OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
 
 RUN_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
@@ -24,7 +25,7 @@ RUN_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DAT
   $(foreach pair,$(SET),--set '$(pair)')
 
 .PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor \
-  bench-search bench-engine bench-gpu test lint format clean
+  bench-search bench-engine bench-gpu bench-loader test lint format clean
 
 help:  ## Show this help
 	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
@@ -75,6 +76,10 @@ bench-engine: setup  ## Compare the engine with the naive algorithm on IMAGES
 
 bench-gpu: setup  ## Measure steps and memory of all strategies on a GPU, at most 8 minutes
 	$(BIN)/python benchmarks/gpu.py $(if $(IMAGES),--images '$(IMAGES)')
+
+bench-loader: setup  ## Compare our loader with others on IMAGES and PHOTOS (photos-1000); half an hour
+	@test -n '$(IMAGES)' -a -n '$(PHOTOS)' || { echo "give IMAGES=<folder of tiny-imagenet-25> PHOTOS=<folder of photos-1000>"; exit 2; }
+	$(BIN)/python benchmarks/loader.py --tiny '$(IMAGES)' --photos '$(PHOTOS)'
 
 test: setup  ## Run the tests
 	@$(BIN)/pytest
