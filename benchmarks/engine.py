@@ -27,10 +27,11 @@ from pathlib import Path
 import torch
 from searches import COARSE, FINE, build_phase, search_config
 from torch import Tensor
+from torch.nn import functional as F
 from workshop import RESULTS, Row, append, conditions, dataset, in_processes, prepared, read
 
 from fpnas.cost import CostModel
-from fpnas.networks import depthwise
+from fpnas.networks import depthwise, supernet
 from fpnas.search.engine import Engine
 from fpnas.search.evaluator import SupernetEvaluator, WeightStep
 from fpnas.search.loop import run_search
@@ -50,25 +51,25 @@ class Variant:
         engine: What of it is on.
         channels_last: The memory format of the pictures.
         windowed: Whether small 5x5 gradients are computed in windows.
+        in_place: Whether activations and the sums over branches are computed in place.
     """
 
     engine: Engine
     channels_last: bool = True
     windowed: bool = True
+    in_place: bool = True
 
 
 _OFF = Engine(merge_equal=False, share_prefixes=False, keep_activations=False)
+_NAIVE = Variant(_OFF, channels_last=False, windowed=False, in_place=False)
 VARIANTS = {
-    "naive": Variant(_OFF, channels_last=False, windowed=False),
-    "channels last": Variant(_OFF, windowed=False),
-    "windowed 5x5 gradients": Variant(_OFF, channels_last=False),
-    "merge equal": Variant(replace(_OFF, merge_equal=True), channels_last=False, windowed=False),
-    "share prefixes": Variant(
-        replace(_OFF, merge_equal=True, share_prefixes=True), channels_last=False, windowed=False
-    ),
-    "keep activations": Variant(
-        replace(_OFF, keep_activations=True), channels_last=False, windowed=False
-    ),
+    "naive": _NAIVE,
+    "channels last": replace(_NAIVE, channels_last=True),
+    "windowed 5x5 gradients": replace(_NAIVE, windowed=True),
+    "in place": replace(_NAIVE, in_place=True),
+    "merge equal": replace(_NAIVE, engine=replace(_OFF, merge_equal=True)),
+    "share prefixes": replace(_NAIVE, engine=replace(_OFF, merge_equal=True, share_prefixes=True)),
+    "keep activations": replace(_NAIVE, engine=replace(_OFF, keep_activations=True)),
     "all, exact": Variant(Engine()),
     "all, threshold 1e-3": Variant(Engine(negligible_weight=1e-3)),
     "all, threshold 1e-1": Variant(Engine(negligible_weight=1e-1)),
@@ -139,28 +140,55 @@ class Measuring:
         labels: Tensor,
     ) -> None:
         self._num_compared += 1
-        supernet = evaluator.supernet.double()
+        shared = evaluator.supernet.double()
         reference: list[Tensor | None] = []
         for name, variant in VARIANTS.items():
             with _as(variant, evaluator) as layout:
                 accumulate(choices, images.double().contiguous(memory_format=layout), labels)
-            gradients = [p.grad for p in supernet.parameters()]
+            gradients = [p.grad for p in shared.parameters()]
             reference = reference or gradients
             self.worst[name] = max(self.worst[name], difference(gradients, reference))
-        supernet.float()
+        shared.float()
         evaluator.optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager
 def _as(variant: Variant, evaluator: SupernetEvaluator) -> Iterator[torch.memory_format]:
     """Lets an evaluator compute in a variant's way; yields the pictures' memory format."""
-    before = evaluator.engine, depthwise._LARGEST_MAP
-    evaluator.engine = variant.engine
-    depthwise._LARGEST_MAP = before[1] if variant.windowed else 0
+    changed: dict[str, tuple[object, object]] = {"engine": (evaluator, variant.engine)}
+    if not variant.windowed:
+        changed["_LARGEST_MAP"] = (depthwise, 0)
+    if not variant.in_place:
+        changed |= {name: (supernet, function) for name, function in PLAIN.items()}
+    before = {name: getattr(owner, name) for name, (owner, _) in changed.items()}
+    for name, (owner, value) in changed.items():
+        setattr(owner, name, value)
     try:
         yield torch.channels_last if variant.channels_last else torch.contiguous_format
     finally:
-        evaluator.engine, depthwise._LARGEST_MAP = before
+        for name, (owner, _) in changed.items():
+            setattr(owner, name, before[name])
+
+
+def _plain_pooled_sum(branches: list[Tensor]) -> Tensor:
+    return sum(branches[1:], start=branches[0]).mean(dim=(2, 3))
+
+
+def _plain_merge_branches(branches: list[Tensor], scores: Tensor) -> Tensor:
+    gates = (scores.sigmoid() if len(branches) == 1 else scores.softmax(dim=1))[..., None, None]
+    weighted = [branch * gates[:, index] for index, branch in enumerate(branches)]
+    return sum(weighted[1:], start=weighted[0])
+
+
+PLAIN: dict[str, object] = {
+    "ACTIVATION_FUNCTIONS": {
+        "relu": lambda features, inplace: F.relu(features),
+        "swish": lambda features, inplace: F.silu(features),
+    },
+    "pooled_sum": _plain_pooled_sum,
+    "merge_branches": _plain_merge_branches,
+}
+"""What the supernet calls, with a new tensor for every result; residuals stay in place."""
 
 
 def difference(found: list[torch.Tensor | None], expected: list[torch.Tensor | None]) -> float:

@@ -33,6 +33,7 @@ from fpnas.data.dataset import Dataset
 from fpnas.data.options import PrepareOptions
 from fpnas.data.prepare import prepare
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
+from fpnas.memory import keep_freed_memory
 from fpnas.space import SearchSpace
 from fpnas.stages.training import TrainingConfig, Workbench
 from fpnas.training.loop import label_loss
@@ -175,7 +176,9 @@ def in_processes(
     context = multiprocessing.get_context("spawn")
     started = time.monotonic()
     tasks = 1 if fresh else None
-    with ProcessPoolExecutor(workers or os.cpu_count(), context, max_tasks_per_child=tasks) as pool:
+    with ProcessPoolExecutor(
+        workers or os.cpu_count(), context, keep_freed_memory, max_tasks_per_child=tasks
+    ) as pool:
         pending = [pool.submit(function, *job) for job in jobs]
         for number, future in enumerate(as_completed(pending), start=1):
             row = future.result()

@@ -29,7 +29,7 @@ LAYERS = (
         "fpnas.state",
     ),
     ("fpnas.search.options", "fpnas.training.recipe"),
-    ("fpnas.errors", "fpnas.canonical", "fpnas.code_version", "fpnas.__version__"),
+    ("fpnas.errors", "fpnas.canonical", "fpnas.code_version", "fpnas.memory", "fpnas.__version__"),
 )
 METHOD = (
     "fpnas.space",

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from fpnas.architecture import expanded_channels
 from fpnas.cost import attention_channels
-from fpnas.networks.network import SplitAttention, initialize, merge_branches, sum_of
+from fpnas.networks.network import SplitAttention, initialize, merge_branches, pooled_sum
 from fpnas.networks.supernet import AbstractSupernet, SharedConvNorm
 from fpnas.space import (
     ACTIVATION,
@@ -134,7 +134,7 @@ class BlockType(nn.Module):
         # Everything before is done channel by channel: one mask here is enough.
         merged = branches[0]
         if self.attention is not None:
-            pooled = sum_of(branches).mean(dim=(2, 3)) * mid_mask
+            pooled = pooled_sum(branches) * mid_mask
             hidden = F.relu(self.attention.reduce(pooled)) * hidden_mask
             scores = self.attention.expand(hidden).unflatten(1, (self.splits, mid))
             merged = merge_branches(branches, scores)
@@ -225,7 +225,7 @@ class MaskedBlock(nn.Module):
             zero = self.group.choices[KERNEL].values.index(0)
             bypassed = self.bypass(images, self.out_channels, stride=self.stride, activation="relu")
             mixed.append(own[KERNEL][zero] * (1.0 - agreement) * bypassed)
-        masked = sum_of(mixed) * (own[CHANNELS] @ self.out_masks)[:, None, None] if mixed else 0.0
+        masked = sum(mixed) * (own[CHANNELS] @ self.out_masks)[:, None, None] if mixed else 0.0
         if self.is_first and not self.same.any():
             assert isinstance(masked, Tensor)
             return masked

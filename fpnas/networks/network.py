@@ -55,25 +55,25 @@ class SplitAttention(nn.Module):
 
     def forward(self, branches: list[Tensor]) -> Tensor:
         """Merges R feature maps of shape (B, C, H, W) into one."""
-        pooled = sum_of(branches).mean(dim=(2, 3))
-        scores = self.expand(F.relu(self.reduce(pooled))).unflatten(1, (self.splits, -1))
+        hidden = F.relu(self.reduce(pooled_sum(branches)))
+        scores = self.expand(hidden).unflatten(1, (self.splits, -1))
         return merge_branches(branches, scores)
 
 
-def sum_of(tensors: list[Tensor]) -> Tensor:
-    """Adds tensors of one shape."""
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+def pooled_sum(branches: list[Tensor]) -> Tensor:
+    """Averages the sum of R feature maps (B, C, H, W) over the positions: (B, C)."""
+    # The sum of the means: no further feature map is made.
+    means = [branch.mean(dim=(2, 3)) for branch in branches]
+    return means[0] if len(means) == 1 else torch.stack(means).sum(dim=0)
 
 
 def merge_branches(branches: list[Tensor], scores: Tensor) -> Tensor:
     """Adds the branches (B, C, H, W), each weighted by its scores (B, R, C)."""
-    gates = scores.sigmoid() if len(branches) == 1 else scores.softmax(dim=1)
-    return sum_of(
-        [branch * gates[:, index, :, None, None] for index, branch in enumerate(branches)]
-    )
+    gates = (scores.sigmoid() if len(branches) == 1 else scores.softmax(dim=1))[..., None, None]
+    total = branches[0] * gates[:, 0]
+    for index, branch in enumerate(branches[1:], start=1):
+        total = total.addcmul_(branch, gates[:, index])
+    return total
 
 
 class MBConv(nn.Module):
@@ -103,7 +103,8 @@ class MBConv(nn.Module):
         branches = [depthwise(expanded) for depthwise in self.depthwise]
         merged = branches[0] if self.attention is None else self.attention(branches)
         projected: Tensor = self.project(merged)
-        return images + projected if self.has_residual else projected
+        # In place: nothing needs the output of the normalization again.
+        return projected.add_(images) if self.has_residual else projected
 
 
 def build_block(spec: BlockSpec) -> nn.Module:

@@ -26,7 +26,7 @@ from fpnas.networks.network import (
     Network,
     initialize,
     merge_branches,
-    sum_of,
+    pooled_sum,
 )
 from fpnas.space import CHANNELS, EXPANSION, KERNEL, SPLITS, SearchSpace
 
@@ -73,7 +73,11 @@ class SharedConvNorm(nn.Module):
             self.shift[branch, :outputs],
             training=True,
         )
-        return ACTIVATION_FUNCTIONS[activation](features) if activation else features
+        # Of the two, swish alone needs its input to be differentiated.
+        in_place = activation == "relu" or not torch.is_grad_enabled()
+        return (
+            ACTIVATION_FUNCTIONS[activation](features, inplace=in_place) if activation else features
+        )
 
     def sliced_weight(self, inputs: int, outputs: int, kernel: int, branch: int) -> Tensor:
         """The weights of a slice, as a view."""
@@ -152,14 +156,13 @@ class SharedBlock(nn.Module):
         ]
         merged = self._attend(branches, mid) if spec.splits else branches[0]
         projected: Tensor = self.project(merged, spec.out_channels)
-        return images + projected if spec.has_residual else projected
+        # In place: nothing needs the output of the normalization again.
+        return projected.add_(images) if spec.has_residual else projected
 
     def _attend(self, branches: list[Tensor], mid: int) -> Tensor:
         splits, hidden = len(branches), int(attention_channels(mid))
-        pooled = sum_of(branches).mean(dim=(2, 3))
-        hidden_features = F.relu(
-            F.linear(pooled, self.reduce.weight[:hidden, :mid], self.reduce.bias[:hidden])
-        )
+        weight, bias = self.reduce.weight[:hidden, :mid], self.reduce.bias[:hidden]
+        hidden_features = F.relu(F.linear(pooled_sum(branches), weight, bias))
         weight = self.excite_weight[:splits, :mid, :hidden].reshape(splits * mid, hidden)
         bias = self.excite_bias[:splits, :mid].reshape(-1)
         scores = F.linear(hidden_features, weight, bias).unflatten(1, (splits, mid))

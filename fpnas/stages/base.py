@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpnas.code_version import code_version
 from fpnas.errors import StoppedError
+from fpnas.memory import keep_freed_memory
 from fpnas.stages.config import StageConfig, Strict
 from fpnas.stages.events import Events
 from fpnas.storage import (
@@ -83,6 +84,11 @@ class Stage:
     def code_version(self) -> str:
         """Digest of the code that its result depends on."""
         return code_version(f"fpnas.stages.{self.name}")
+
+    def run(self, context: StageContext) -> None:
+        """Runs the module."""
+        keep_freed_memory()
+        self.module.run(context)
 
 
 STAGES: Mapping[str, Stage] = {
@@ -232,7 +238,7 @@ def execute(
                 events,
                 stop_requested,
             )
-            stage.module.run(context)
+            stage.run(context)
             writer.bill["seconds"] = round(time.monotonic() - started, 3)
             artifact = writer.commit()
         checkpoints.delete()

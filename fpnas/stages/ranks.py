@@ -171,7 +171,7 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
         Events(stage_name, silent=True),
         lambda: False,
     )
-    stage.module.run(context)
+    stage.run(context)
 
 
 def main() -> NoReturn:

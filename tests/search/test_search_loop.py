@@ -202,7 +202,7 @@ def test_golden_trace():
     evaluator = TableEvaluator(Separable(TINY, 42), 64)
     state = start(evaluator, options, kind=JointDistribution, seed=42)
     run_search(state)
-    assert column(state, "entropy_nats") == pytest.approx(GOLDEN_ENTROPIES, rel=1e-6)
+    assert column(state, "entropy_nats") == pytest.approx(GOLDEN_ENTROPIES, rel=1e-5)
     assert column(state, "expected_macs")[-1] == pytest.approx(4_243_757.4, rel=1e-5)
     assert column(state, "temperature")[-1] == pytest.approx(3.8965008, rel=1e-5)
     assert state.num_samples == 74
