@@ -252,13 +252,33 @@ def compare(
 ) -> None:
     """Compare finished runs of this machine."""
     from fpnas.report.table import comparison_table, comparison_view
-    from pipelines.results import comparison_rows
+    from pipelines.results import comparison_row, finished_runs
 
-    rows = comparison_rows(runs)
+    rows = [comparison_row(run["result"]) for run in finished_runs(runs)]
     if as_json:
         _print_json(rows)
     else:
         Console().print(comparison_view(comparison_table(rows)))
+
+
+@app.command()
+def register(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run whose models are trained.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Finish a run whose registry was away: measure, register, report.
+
+    The same model is never registered twice. With another MLFLOW_TRACKING_URI it is registered
+    there as well.
+    """
+    from pipelines.register import register_run
+    from pipelines.summary import print_summary
+
+    result = register_run(run_name)
+    if as_json:
+        _print_json(result)
+    else:
+        print_summary(result, Console())
 
 
 @app.command()

@@ -50,6 +50,10 @@ class StoppedError(FpnasError):
     exit_status = 75
 
 
+class ServiceDownError(FpnasError):
+    """A service did not answer in time. What was made before is kept; trying again goes on."""
+
+
 def closest(value: str, known: Iterable[str]) -> str:
     """Returns a hint that names the known values closest to ``value``, or all of them."""
     known = sorted(known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpnas.errors import InputError
 from fpnas.storage import connect, home_directory
+from pipelines.files import write_json
 from pipelines.results import finished_runs
 from pipelines.run import services
 
@@ -90,7 +90,7 @@ def export_run(name: str | None, directory: Path) -> dict[str, Any]:
         "directory": str(directory),
         "files": [asdict(file) for file in files],
     }
-    (directory / "export.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / "export.json", written)
     return written
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fpnas.errors import FpnasError, StoppedError
-from fpnas.stages.base import STAGES, stop_signals_handled
-from fpnas.stages.entry import ENGINE_PID, LOG_DIRECTORY
+from fpnas.stages.base import ENGINE_PID, STAGES, stop_signals_handled
+from fpnas.stages.entry import LOG_DIRECTORY
 from fpnas.stages.events import STATUS_FILE
 from pipelines.display import Display
 

@@ -82,6 +82,7 @@ class Plan:
         """What is kept in the run's folder."""
         return {
             "request": asdict(self.request),
+            "info": self.info.model_dump(mode="json"),
             "configs": {name: c.model_dump(mode="json") for name, c in self.configs.items()},
         }
 
@@ -139,7 +140,7 @@ def _stage_sections(
     seed = {"seed": request.seed}
     search = {**shared_space, **seed, "strategy": request.strategy}
     recipe = {"recipe": sections["recipe"]}
-    registered = {"name": f"fp-nas-{space.model}", "tracking": _tracking_name(environ)}
+    registered = {"name": f"fp-nas-{space.model}", "tracking": tracking_name(environ)}
     return {
         "prepare": {"data": data, **seed, **own["prepare"]},
         "coarse": {**search, **own["coarse"]},
@@ -151,7 +152,7 @@ def _stage_sections(
     }
 
 
-def _tracking_name(environ: Mapping[str, str]) -> str:
+def tracking_name(environ: Mapping[str, str]) -> str:
     """A digest of the registry's address: the address itself may hold a password."""
     uri = environ.get("MLFLOW_TRACKING_URI", "")
     return digest(uri)[:12] if uri else ""

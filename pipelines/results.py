@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 from fpnas.errors import InputError, closest
+from fpnas.stages.headline import speed_metrics
+from fpnas.stages.load import is_disturbed
 from fpnas.storage import home_directory
 
-
-def comparison_rows(names: list[str] | None) -> list[dict[str, Any]]:
-    """Returns one row a finished run; see :func:`finished_runs`."""
-    return [_row(run["result"]) for run in finished_runs(names)]
+_SEARCH_BILL = ("num_steps", "num_forwards", "num_backwards", "peak_memory_bytes")
 
 
 def finished_runs(names: list[str] | None) -> list[dict[str, Any]]:
@@ -45,20 +44,76 @@ def finished_runs(names: list[str] | None) -> list[dict[str, Any]]:
     ]
 
 
-def _row(result: dict[str, Any]) -> dict[str, Any]:
-    registered = result["registered_model"]
-    return {
+def comparison_row(result: dict[str, Any]) -> dict[str, Any]:
+    """A row of :func:`fpnas.report.table.comparison_table`; what was not done is absent."""
+    search, distill = result["search"], result["distill"]
+    figures = speed_metrics(result.get("speed"))
+    row = {
         "run": result["run_id"],
         "space": result["space"],
         "model": result["model"],
         "top1": result["train"]["top1"],
-        "distilled_top1": result["distill"]["top1"],
         "macs": result["architecture"]["macs"],
-        "target_macs": result["architecture"]["target_macs"],
+        "target_macs": result["architecture"].get("target_macs"),
         "params": result["architecture"]["params"],
-        "num_samples": result["search"]["num_samples"],
-        "search_seconds": result["search"]["seconds"],
-        "registered_model": registered["name"],
-        "version": registered["version"],
-        "aliases": registered["aliases"],
+        "latency_ms": figures.get("latency_ms"),
+        "images_per_second": figures.get("throughput_images_per_s"),
+        "note": ", ".join(notes(result)),
     }
+    if distill:
+        row["distilled_top1"] = distill["top1"]
+    if search:
+        row |= {
+            "strategy": search["strategy"],
+            "num_samples": search["num_samples"],
+            "search_seconds": search["seconds"],
+        }
+    if registered := result.get("registered_model"):
+        row |= {
+            "registered_model": registered["name"],
+            "version": registered["version"],
+            "aliases": registered["aliases"],
+        }
+    return row
+
+
+def csv_row(result: dict[str, Any]) -> dict[str, Any]:
+    """The same with everything else that is known of a run, one value a column."""
+    train, distill, search = result["train"], result["distill"] or {}, result["search"] or {}
+    row = comparison_row(result)
+    speed = speed_metrics(result.get("speed"))
+    speed.pop("throughput_images_per_s", None)  # the row's images_per_second
+    return {
+        **row,
+        "aliases": " ".join(row.get("aliases", ())),
+        "architecture": result["architecture"]["string"],
+        "architecture_sha256": result["architecture"].get("sha256"),
+        "top5": train["top5"],
+        "distilled_top5": distill.get("top5"),
+        "calibration_error": train.get("calibration_error"),
+        "distilled_calibration_error": distill.get("calibration_error"),
+        "num_val_images": train["num_images"],
+        **{name: search.get(name) for name in _SEARCH_BILL},
+        **{
+            f"{stage['name']}_seconds": stage.get("bill", {}).get("seconds", stage["seconds"])
+            for stage in result["stages"]
+        },
+        **speed,
+        "mlflow_run": result["mlflow"]["run_id"],
+        "command": result["command"],
+    }
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Why the times of a run should not be compared with those of others."""
+    bills = {stage["name"]: stage.get("bill", {}) for stage in result["stages"]}
+    resumed = [name for name, bill in bills.items() if bill.get("resumed")]
+    disturbed = [name for name, bill in bills.items() if is_disturbed(bill.get("other_cores"))]
+    if is_disturbed((result.get("speed") or {}).get("other_cores")):
+        disturbed.append("speed")
+    found = []
+    if resumed:
+        found.append(f"resumed: {' '.join(resumed)}")
+    if disturbed:
+        found.append(f"other load: {' '.join(disturbed)}")
+    return found

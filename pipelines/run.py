@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from fpnas.errors import InputError
-from fpnas.stages.base import STAGES
+from fpnas.stages.base import STAGES, RunInfo
 from fpnas.storage import Store, connect, home_directory
 from pipelines.display import Display
+from pipelines.files import write_json
 from pipelines.local import Outcome, run_local
 from pipelines.plan import Plan, Request, make_plan
 
@@ -40,13 +41,13 @@ def run(request: Request, console: Console) -> dict[str, Any]:
         store = connect()
         check(plan, store)
         directory = home / "runs" / plan.info.run_id
-        with _only_one(directory):
-            _write_json(directory / "run.json", plan.to_json())
+        with only_one(directory):
+            write_json(directory / "run.json", plan.to_json())
             console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
             with _same_terminal(console) as own:
                 outcomes = run_local(plan.parameters(), directory, Display(own, tuple(STAGES)))
-            result = summarize(plan, outcomes, store, directory)
-            _write_json(directory / "result.json", result)
+            result = summarize(plan.info, outcomes, store, directory)
+            write_json(directory / "result.json", result)
     return result
 
 
@@ -142,7 +143,7 @@ def _same_terminal(console: Console) -> Iterator[Console]:
 
 
 @contextlib.contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
+def only_one(directory: Path) -> Iterator[None]:
     """Two processes must not work on one run."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w", encoding="utf-8") as lock:
@@ -159,11 +160,11 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 
 def summarize(
-    plan: Plan, outcomes: Mapping[str, Outcome], store: Store, directory: Path
+    info: RunInfo, outcomes: Mapping[str, Outcome], store: Store, directory: Path
 ) -> dict[str, Any]:
     """Builds the JSON document, and copies the report into the run's folder."""
     from fpnas import tracking
-    from fpnas.stages.base import parent_run_id
+    from fpnas.stages.tracked import parent_run_id
 
     report_uri = outcomes["register"].artifact
     assert report_uri is not None
@@ -172,12 +173,13 @@ def summarize(
     registration = report.read_json("registration.json")
     (directory / "report.html").write_bytes(report.fetch("report.html").read_bytes())
     place = tracking.initialise()
-    search = {**summary["search"], **_search_bill(outcomes, store)}
+    bills = {name: store.open(outcome.artifact or "").bill for name, outcome in outcomes.items()}
     return {
-        "run_id": plan.info.run_id,
-        "space": plan.info.space,
-        "model": plan.info.model,
-        "profile": plan.info.profile,
+        "run_id": info.run_id,
+        "space": info.space,
+        "model": info.model,
+        "profile": info.profile,
+        "seed": info.seed,
         "stages": [
             {
                 "name": outcome.name,
@@ -185,38 +187,33 @@ def summarize(
                 "seconds": round(outcome.elapsed_seconds, 3),
                 "cached": outcome.cached,
                 "artifact": outcome.artifact,
+                "bill": dict(bills[outcome.name]),
             }
             for outcome in outcomes.values()
         ],
         "architecture": summary["architecture"],
-        "search": search,
+        "search": summary["search"] and {**summary["search"], **_search_bill(bills)},
         "train": summary["train"],
         "distill": summary["distill"],
+        "speed": report.read_json("speed.json"),
         "registered_model": {key: registration[key] for key in ("name", "version", "aliases")},
         "mlflow": {
             "tracking_uri": place.uri,
             "experiment_id": place.experiment_id,
-            "run_id": parent_run_id(plan.info),
+            "run_id": parent_run_id(info),
         },
         "report": str(directory / "report.html"),
-        "command": plan.info.command,
+        "command": info.command,
     }
 
 
-def _search_bill(outcomes: Mapping[str, Outcome], store: Store) -> dict[str, float]:
+def _search_bill(bills: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """What the two searches took; it differs between two runs of the same."""
-    bills = [store.open(outcomes[name].artifact or "").bill for name in ("coarse", "fine")]
+    searches = [bills[name] for name in ("coarse", "fine")]
     return {
-        "seconds": round(sum(float(bill["seconds"]) for bill in bills), 3),
-        "peak_memory_bytes": max(int(bill["peak_memory_bytes"]) for bill in bills),
+        "seconds": round(sum(float(bill["seconds"]) for bill in searches), 3),
+        "peak_memory_bytes": max(int(bill["peak_memory_bytes"]) for bill in searches),
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Writes a file that is either the old one or the whole new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def serve_ui(port: int, console: Console) -> None:

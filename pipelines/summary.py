@@ -14,6 +14,7 @@ from fpnas.report.table import (
     format_points,
     format_seconds,
 )
+from fpnas.stages.headline import speed_metrics
 from fpnas.tracking import run_url
 
 
@@ -24,41 +25,77 @@ def print_summary(result: dict[str, Any], console: Console) -> None:
         result: The document of ``fpnas run --json``.
         console: Where to.
     """
-    architecture, search = result["architecture"], result["search"]
-    trained, distilled = result["train"], result["distill"]
-    registered = result["registered_model"]
     stages = Table("stage", "seconds", "artifact", title=f"run {result['run_id']}")
     for stage in result["stages"]:
         seconds = "found" if stage["cached"] else f"{stage['seconds']:.1f}"
         stages.add_row(stage["name"], seconds, stage["artifact"])
     console.print(stages)
-    teacher = distilled["teacher"]
-    lines = {
-        "architecture": architecture["string"],
-        "cost": f"{format_macs(architecture['macs'])} MACs of "
-        f"{format_macs(architecture['target_macs'])}, {format_count(architecture['params'])} "
-        "parameters",
-        "search": f"{search['strategy']}: {format_count(search['num_samples'])} architectures "
-        f"sampled in {format_seconds(search['seconds'])}, "
-        f"{format_count(search['num_forwards'])} forward and "
-        f"{format_count(search['num_backwards'])} backward passes, at most "
-        f"{search['peak_memory_bytes'] / 2**30:.1f} GiB",
-        "top-1": f"{format_percent(trained['top1'])} trained, "
-        f"{format_percent(distilled['top1'])} distilled "
-        f"({format_points(distilled['top1'] - trained['top1'])}; teacher {teacher['name']} "
-        f"{format_percent(teacher['top1'])})",
-        "registered": f"{registered['name']} version {registered['version']} "
-        f"({', '.join(registered['aliases'])})",
-        "report": result["report"],
-        "mlflow": _mlflow(result["mlflow"]),
-        "next": "make mlflow-ui shows all runs; fpnas compare puts them side by side",
-    }
+    lines = _lines(result)
     width = max(len(name) for name in lines)
     for name, text in lines.items():
         console.print(f"[bold]{name:>{width}}[/]  {text}", highlight=False, soft_wrap=True)
-    for alarm in search["alarms"]:
+    for alarm in result["search"]["alarms"] if result["search"] else ():
         text = f"[bold yellow]{'alarm':>{width}}[/]  {alarm['stage']} search: {alarm['message']}"
         console.print(text, highlight=False, soft_wrap=True)
+
+
+def _lines(result: dict[str, Any]) -> dict[str, str]:
+    """What is said of the run; a run without a search or a distillation says nothing of it."""
+    architecture, registered = result["architecture"], result.get("registered_model")
+    target = architecture.get("target_macs")
+    budget = f" of {format_macs(target)}" if target else ""
+    lines = {
+        "architecture": architecture["string"],
+        "cost": f"{format_macs(architecture['macs'])} MACs{budget}, "
+        f"{format_count(architecture['params'])} parameters",
+    }
+    if result["search"]:
+        lines["search"] = _search(result["search"])
+    lines["top-1"] = _accuracy(result)
+    if result.get("speed"):
+        lines["speed"] = _speed(result["speed"])
+    if registered:
+        lines["registered"] = (
+            f"{registered['name']} version {registered['version']} "
+            f"({', '.join(registered['aliases'])})"
+        )
+    if result.get("report"):
+        lines["report"] = result["report"]
+    lines["mlflow"] = _mlflow(result["mlflow"])
+    lines["next"] = "make mlflow-ui shows all runs; fpnas compare puts them side by side"
+    return lines
+
+
+def _search(search: dict[str, Any]) -> str:
+    return (
+        f"{search['strategy']}: {format_count(search['num_samples'])} architectures "
+        f"sampled in {format_seconds(search['seconds'])}, "
+        f"{format_count(search['num_forwards'])} forward and "
+        f"{format_count(search['num_backwards'])} backward passes, at most "
+        f"{search['peak_memory_bytes'] / 2**30:.1f} GiB"
+    )
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    trained, distilled = result["train"], result["distill"]
+    text = f"{format_percent(trained['top1'])} trained"
+    if not distilled:
+        return text
+    teacher = distilled["teacher"]
+    return (
+        f"{text}, {format_percent(distilled['top1'])} distilled "
+        f"({format_points(distilled['top1'] - trained['top1'])}; teacher {teacher['name']} "
+        f"{format_percent(teacher['top1'])})"
+    )
+
+
+def _speed(speed: dict[str, Any]) -> str:
+    figures = speed_metrics(speed)
+    return (
+        f"{figures['latency_ms']:.2f} ms a picture alone, "
+        f"{format_count(figures['throughput_images_per_s'])} pictures a second in batches, "
+        f"in torch on {speed['cpu']}"
+    )
 
 
 def _mlflow(place: dict[str, Any]) -> str:

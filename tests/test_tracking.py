@@ -248,10 +248,18 @@ def test_registered_model_computes_the_same(tracking, client, run):
     )
     example = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
     arguments = {"name": "net", "input_example": example, "aliases": ["champion"]}
-    first = register_model(tracking, run.run_id, model, tags={"macs": "7"}, **arguments)
-    second = register_model(tracking, run.run_id, model, **arguments)
+    one = {**arguments, "digest": "d1", "description": "Small."}
+    first = register_model(tracking, run.run_id, model, tags={"macs": "7"}, **one)
+    # What was registered before is found, and brought up to date.
+    again = register_model(tracking, run.run_id, model, tags={"macs": "8"}, **one)
+    assert again == first
+    second = register_model(tracking, run.run_id, model, digest="d2", **arguments)
     assert (first.version, second.version) == (1, 2)
-    assert client.get_model_version("net", "1").tags == {"macs": "7"}
+    version = client.get_model_version("net", "1")
+    assert version.tags == {"macs": "8", "model_digest": "d1"}
+    assert version.description == "Small."
+    elsewhere = {**arguments, "name": "net2", "aliases": ()}
+    assert register_model(tracking, run.run_id, model, digest="d1", **elsewhere).version == 1
     assert client.get_model_version_by_alias("net", "champion").version == second.version
     assert client.get_run(run.run_id).info.status == "RUNNING"
     loaded = mlflow.pytorch.load_model("models:/net@champion")
@@ -262,4 +270,6 @@ def test_registered_model_computes_the_same(tracking, client, run):
 def test_model_with_a_batch_of_one_is_refused(tracking, run):
     example = np.zeros((1, 3, 8, 8), dtype=np.float32)
     with pytest.raises(ValueError, match="batch of 1"):
-        register_model(tracking, run.run_id, torch.nn.Flatten(), name="x", input_example=example)
+        register_model(
+            tracking, run.run_id, torch.nn.Flatten(), name="x", input_example=example, digest="d"
+        )

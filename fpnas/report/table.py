@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,7 @@ COMPARISON_COLUMNS: Mapping[str, str] = {
     "run": "run",
     "space": "space",
     "model": "model",
+    "strategy": "strategy",
     "top1": "top-1",
     "distilled_top1": "distilled top-1",
     "macs": "MACs",
@@ -23,9 +25,12 @@ COMPARISON_COLUMNS: Mapping[str, str] = {
     "params": "params",
     "num_samples": "samples",
     "search_seconds": "search",
+    "latency_ms": "latency",
+    "images_per_second": "images/s",
     "registered_model": "registered model",
     "version": "version",
     "aliases": "aliases",
+    "note": "times",
 }
 """Keys of a row of :func:`comparison_table`, and their headings."""
 
@@ -77,6 +82,14 @@ def format_seconds(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def format_milliseconds(milliseconds: float | None) -> str:
+    """A latency with three digits: ``0.812 ms``, ``12.3 ms``, ``240 ms``."""
+    if milliseconds is None or _is_missing(milliseconds):
+        return MISSING
+    digits = max(0, 2 - math.floor(math.log10(milliseconds))) if milliseconds > 0 else 0
+    return f"{milliseconds:.{min(digits, 3)}f} ms"
+
+
 def format_percent(fraction: float | None, *, digits: int = 1) -> str:
     """A fraction as percent: 0.953 is ``95.3 %``."""
     if fraction is None or _is_missing(fraction):
@@ -112,12 +125,12 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             )
     records = [
         {
-            key: ", ".join(row.get(key) or ()) or None if key == "aliases" else row.get(key)
+            key: ", ".join(row.get(key) or ()) if key == "aliases" else row.get(key)
             for key in COMPARISON_COLUMNS
         }
         for row in rows
     ]
-    table = pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
+    table = pd.DataFrame(records, columns=list(COMPARISON_COLUMNS)).replace("", None)
     for column in _FORMATS:
         table[column] = pd.to_numeric(table[column])
     return table.sort_values(["macs", "run"], kind="stable", ignore_index=True)
@@ -131,7 +144,12 @@ _FORMATS: dict[str, Callable[[float | None], str]] = {
     "params": format_count,
     "num_samples": format_count,
     "search_seconds": format_seconds,
+    "latency_ms": format_milliseconds,
+    "images_per_second": format_count,
 }
+
+NUMBERS = frozenset(_FORMATS)
+"""Columns of :func:`comparison_table` that hold numbers."""
 
 
 def format_comparison(table: pd.DataFrame) -> pd.DataFrame:
@@ -146,29 +164,62 @@ def format_comparison(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=str)
 
 
+_VIEW: Mapping[str, tuple[str, ...]] = {
+    "run": ("run", "registered_model", "aliases"),
+    "top-1": ("top1",),
+    "distilled": ("distilled_top1",),
+    "MACs": ("macs", "target_macs"),
+    "params": ("params",),
+    "search": ("strategy", "search_seconds", "num_samples"),
+    "speed": ("latency_ms", "images_per_second"),
+}
+"""What stands under one another in each column of a terminal, which has little room."""
+
+
 def comparison_view(table: pd.DataFrame) -> Table:
     """Returns the table of :func:`comparison_table` for a terminal; the best top-1 is bold.
 
-    Columns in which no run has anything are left out.
+    Columns in which no run has anything are left out. Runs whose times do not compare are named
+    below.
     """
-    text = format_comparison(table)
+    text = format_comparison(table).set_axis(list(COMPARISON_COLUMNS), axis=1)
     best = pd.concat([table["top1"], table["distilled_top1"]]).max()
-    view = Table(header_style="bold", row_styles=["", "dim"])
-    shown = [key for key in COMPARISON_COLUMNS if (text[COMPARISON_COLUMNS[key]] != MISSING).any()]
-    shown = shown or list(COMPARISON_COLUMNS)
-    for key in shown:
+    words = {
+        "registered_model": lambda row: f"{row['registered_model']} v{row['version']}",
+        "target_macs": lambda row: f"of {row['target_macs']}",
+        "num_samples": lambda row: f"{row['num_samples']} drawn",
+        "images_per_second": lambda row: f"{row['images_per_second']}/s",
+    }
+    view = Table(header_style="bold", box=box.SIMPLE_HEAD, show_lines=False)
+    shown = {
+        heading: [key for key in keys if table[key].notna().any()]
+        for heading, keys in _VIEW.items()
+    }
+    for heading in (heading for heading, keys in shown.items() if keys):
+        is_number = set(_VIEW[heading]) <= NUMBERS
         view.add_column(
-            COMPARISON_COLUMNS[key],
-            justify="right" if key in _FORMATS else "left",
+            heading,
+            justify="right" if is_number else "left",
             overflow="fold",
+            no_wrap=is_number,
         )
-    for index in range(len(table)):
+    for index, row in enumerate(text.to_dict("records")):
         cells = []
-        for key in shown:
-            is_best = key.endswith("top1") and table[key].iloc[index] == best
+        for keys in filter(None, shown.values()):
+            lines = [
+                words[key](row) if key in words else row[key]
+                for key in keys
+                if row[key] != MISSING or len(keys) == 1
+            ]
+            is_best = keys[0].endswith("top1") and table[keys[0]].iloc[index] == best
             # Text, not str: a run's name must not be read as markup.
-            cells.append(Text(text[COMPARISON_COLUMNS[key]].iloc[index], "bold" if is_best else ""))
+            cells.append(Text("\n".join(lines) or MISSING, "bold" if is_best else ""))
         view.add_row(*cells)
+    noted = table[table["note"].notna()]
+    notes = [f"{run}: {note}" for run, note in zip(noted["run"], noted["note"], strict=True)]
+    if notes:
+        view.caption = Text("times that do not compare: " + "; ".join(notes))
+        view.caption_justify = "left"
     return view
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from fpnas.errors import StoppedError
 from fpnas.memory import keep_freed_memory
 from fpnas.stages.config import StageConfig, Strict
 from fpnas.stages.events import Events
+from fpnas.stages.load import OtherLoad
+from fpnas.stages.tracked import tracked
 from fpnas.storage import (
     Artifact,
     ArtifactCorruptError,
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from fpnas.tracking import Run
 
 _LOG = logging.getLogger("fpnas")
+
+ENGINE_PID = "FPNAS_ENGINE_PID"
+"""Environment variable: the process that a stage must not outlive."""
 
 
 class RunInfo(Strict):
@@ -90,6 +96,11 @@ class Stage:
         keep_freed_memory()
         self.module.run(context)
 
+    def finish_command(self, info: RunInfo) -> str:
+        """What a person types to finish a run that came as far as this stage."""
+        words = "register" if self.name == "register" else "run --resume"
+        return f"fpnas {words} {info.run_id}"
+
 
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
@@ -114,6 +125,16 @@ STAGES: Mapping[str, Stage] = {
         ),
     )
 }
+
+MAKERS: Mapping[str, str] = {
+    "dataset": "prepare",
+    "coarse": "coarse",
+    "fine": "fine",
+    "architecture": "decode",
+    "trained": "train",
+    "distilled": "distill",
+}
+"""The stage that makes each input of ``register``, by its role."""
 
 
 @dataclass
@@ -191,6 +212,7 @@ class StageContext:
         if found is None:
             return None
         _LOG.info("resuming from %s", self.checkpoints.uri)
+        self.output.bill["resumed"] = True  # so its seconds are not those of the whole stage
         return unpack(*found)
 
 
@@ -216,7 +238,11 @@ def execute(
         _write_end(events, found, cached=True)
         return found, True
     started = time.monotonic()
-    with _stop_flag() as stop_requested, _tracked(stage, config, info, key) as tracking:
+    load = OtherLoad(int(os.environ.get(ENGINE_PID, os.getpid())))
+    with (
+        _stop_flag() as stop_requested,
+        tracked(stage, config, info, key, stop_requested) as tracking,
+    ):
         writer = store.create(
             key,
             kind=stage.kind,
@@ -240,6 +266,7 @@ def execute(
             )
             stage.run(context)
             writer.bill["seconds"] = round(time.monotonic() - started, 3)
+            writer.bill["other_cores"] = load.cores()
             artifact = writer.commit()
         checkpoints.delete()
         tracking.set_tags({"fpnas.artifact": artifact.uri, "fpnas.digest": artifact.digest})
@@ -318,56 +345,3 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
 
     with stop_signals_handled(stop):
         yield lambda: stopped
-
-
-@contextmanager
-def _tracked(stage: Stage, config: StageConfig, info: RunInfo, key: str) -> Iterator[Run]:
-    """The stage's MLflow run, nested under the pipeline's; resumed when it was cut short."""
-    from fpnas import tracking
-
-    place = tracking.initialise()
-    parent = parent_run(info)
-    tags = {"fpnas.run_id": info.run_id, "fpnas.stage": stage.name, "fpnas.key": key}
-    run = tracking.Run.start_or_resume(
-        place,
-        name=stage.name,
-        run_id=tracking.find_run(place, tags),
-        parent_run_id=parent.run_id,
-        tags=tags,
-    )
-    run.log_params(config.model_dump(mode="json", exclude={"space": {"definition"}}))
-    try:
-        yield run
-    except StoppedError:
-        run.finish("KILLED")
-        raise
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish()
-
-
-def parent_run(info: RunInfo) -> Run:
-    """The pipeline's MLflow run, made by whoever asks first."""
-    from fpnas import tracking
-
-    place = tracking.initialise()
-    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
-    details = {
-        "fpnas.space": info.space,
-        "fpnas.model": info.model,
-        "fpnas.profile": info.profile,
-        "fpnas.seed": str(info.seed),
-    }
-    found = tracking.find_run(place, tags)
-    return tracking.Run.start_or_resume(
-        place, name=info.run_id, run_id=found, tags={**tags, **details}
-    )
-
-
-def parent_run_id(info: RunInfo) -> str:
-    """The id of the pipeline's MLflow run."""
-    from fpnas import tracking
-
-    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
-    return tracking.find_run(tracking.initialise(), tags) or parent_run(info).run_id

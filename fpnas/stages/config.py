@@ -22,10 +22,12 @@ class Runtime(Strict):
     Attributes:
         device: ``auto`` takes the GPU when there is one.
         checkpoint_seconds: Least time between two checkpoints.
+        tracking_seconds: How long a stage waits for an MLflow that does not answer.
     """
 
     device: str = "auto"
     checkpoint_seconds: float = Field(default=15.0, ge=0)
+    tracking_seconds: float = Field(default=60.0, ge=0)
 
 
 class StageConfig(Strict):

@@ -13,15 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fpnas.errors import FpnasError
-from fpnas.stages.base import STAGES, RunInfo, execute
+from fpnas.stages.base import ENGINE_PID, STAGES, RunInfo, execute
 from fpnas.stages.events import Events
 from fpnas.storage import connect
 
 LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
 """Environment variable: where a stage puts its log file; without it logs go to stderr."""
-
-ENGINE_PID = "FPNAS_ENGINE_PID"
-"""Environment variable: the process that a stage must not outlive."""
 
 
 def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: str) -> None:

@@ -28,6 +28,7 @@ from fpnas.report.figures import (
     training_curves,
 )
 from fpnas.report.html import render_report
+from fpnas.stages.base import MAKERS
 from fpnas.stages.searching import LoadedSearch, load_search
 
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
     from fpnas.stages.base import StageContext
     from fpnas.storage import Artifact
 
-_STAGE_OF = {
-    "dataset": "prepare",
-    "coarse": "coarse",
-    "fine": "fine",
-    "architecture": "decode",
-    "trained": "train",
-    "distilled": "distill",
-}
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -52,10 +44,10 @@ class Findings:
 
     Attributes:
         inputs: Their artifacts, by role.
-        searches: The coarse and the fine search.
+        searches: The coarse and the fine search; none where nothing was searched.
         architecture: The decoded architecture.
         decoded: ``decode.json``.
-        models: ``model.json`` of the trained and the distilled model, by role.
+        models: ``model.json`` of the trained and the distilled model, by role, of those there are.
         histories: Their training histories, by stage.
     """
 
@@ -70,7 +62,12 @@ class Findings:
     def best(self) -> str:
         """Role of the more accurate model; the undistilled one when they are equal."""
         scores = {role: info["evaluation"]["top1"] for role, info in self.models.items()}
-        return max(("trained", "distilled"), key=lambda role: scores[role])
+        return max(scores, key=lambda role: scores[role])
+
+    @property
+    def bills(self) -> dict[str, Mapping[str, Any]]:
+        """What each stage has cost, by its name."""
+        return {MAKERS[role]: artifact.bill for role, artifact in self.inputs.items()}
 
     @property
     def alarms(self) -> list[tuple[str, dict[str, str]]]:
@@ -80,39 +77,51 @@ class Findings:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the run; equal for equal artifacts."""
-        decoded, distilled = self.decoded, self.models["distilled"]
+        """The figures of the run; equal for equal artifacts.
+
+        ``search`` and ``distill`` are None where there was none.
+        """
         return {
             "architecture": {
-                key: decoded[key] for key in ("macs", "params", "string", "sha256", "target_macs")
+                key: self.decoded[key]
+                for key in ("macs", "params", "string", "sha256", "target_macs")
             },
-            "search": {
-                "strategy": self.searches["fine"].strategy,
-                **{
-                    name: sum(getattr(search, name) for search in self.searches.values())
-                    for name in ("num_samples", "num_steps", "num_forwards", "num_backwards")
-                },
-                "alarms": [{"stage": stage, **alarm} for stage, alarm in self.alarms],
-            },
-            "train": dict(self.models["trained"]["evaluation"]),
-            "distill": {**distilled["evaluation"], "teacher": distilled["teacher"]},
+            "search": self._search() if self.searches else None,
+            "train": _scores(self.models["trained"]),
+            "distill": _scores(self.models["distilled"]) if "distilled" in self.models else None,
             "best": self.best,
         }
+
+    def _search(self) -> dict[str, Any]:
+        return {
+            "strategy": self.searches["fine"].strategy,
+            **{
+                name: sum(getattr(search, name) for search in self.searches.values())
+                for name in ("num_samples", "num_steps", "num_forwards", "num_backwards")
+            },
+            "alarms": [{"stage": stage, **alarm} for stage, alarm in self.alarms],
+        }
+
+
+def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
+    teacher = {"teacher": model["teacher"]} if "teacher" in model else {}
+    return {**model["evaluation"], "calibration_error": model["calibration_error"], **teacher}
 
 
 def collect(inputs: Mapping[str, Artifact]) -> Findings:
     """Reads what the stages before have found."""
     histories = {}
-    for role in ("trained", "distilled"):
-        histories[_STAGE_OF[role]] = pd.read_parquet(inputs[role].fetch("history.parquet"))
+    trained = [role for role in ("trained", "distilled") if role in inputs]
+    for role in trained:
+        histories[MAKERS[role]] = pd.read_parquet(inputs[role].fetch("history.parquet"))
         inputs[role].release("history.parquet")
     architecture = inputs["architecture"]
     return Findings(
         inputs=inputs,
-        searches={name: load_search(inputs[name]) for name in ("coarse", "fine")},
+        searches={name: load_search(inputs[name]) for name in ("coarse", "fine") if name in inputs},
         architecture=Architecture.from_json(architecture.read_json("architecture.json")),
         decoded=architecture.read_json("decode.json"),
-        models={role: inputs[role].read_json("model.json") for role in ("trained", "distilled")},
+        models={role: inputs[role].read_json("model.json") for role in trained},
         histories=histories,
     )
 
@@ -180,7 +189,7 @@ def _report_data(
 
 def _links(context: StageContext) -> dict[str, str]:
     from fpnas import tracking
-    from fpnas.stages.base import parent_run_id
+    from fpnas.stages.tracked import parent_run_id
 
     place = tracking.initialise()
     run_id = parent_run_id(context.info)
@@ -192,7 +201,7 @@ def _links(context: StageContext) -> dict[str, str]:
 def _stage_records(findings: Findings) -> list[StageRecord]:
     records = []
     for role, artifact in findings.inputs.items():
-        name, bill = _STAGE_OF[role], artifact.bill
+        name, bill = MAKERS[role], artifact.bill
         epochs = len(findings.histories[name]) if name in findings.histories else None
         records.append(
             StageRecord(
@@ -217,7 +226,7 @@ def _training_summary(findings: Findings, role: str) -> TrainingSummary:
         scores["top1"],
         scores["top5"],
         scores["loss"],
-        findings.histories[_STAGE_OF[role]],
+        findings.histories[MAKERS[role]],
         info["calibration_error"],
         confusion.set_axis(names, axis=0).set_axis(names, axis=1),
     )

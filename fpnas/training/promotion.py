@@ -14,21 +14,26 @@ class Candidate:
         top1: On the validation pictures, 0 to 1.
         macs: Cost of one picture.
         num_images: Validation pictures that ``top1`` was measured on.
+        dataset: Digest of the pictures; accuracies on others say nothing of each other.
     """
 
     top1: float
     macs: int
     num_images: int
+    dataset: str
 
 
 def promotes(challenger: Candidate, champion: Candidate | None) -> tuple[bool, str]:
     """Decides whether the challenger becomes the champion, and says why.
 
-    It does when there is no champion, or when it costs no more and is more accurate by more than
-    one standard error of the difference of two proportions. Our choice.
+    It does when there is no champion, or when it was measured on the same pictures, costs no more
+    and is more accurate by more than one standard error of the difference of two proportions. Our
+    choice.
     """
     if champion is None:
         return True, "there is no champion yet"
+    if challenger.dataset != champion.dataset:
+        return False, "the champion was measured on other pictures"
     if challenger.macs > champion.macs:
         return False, f"it costs {challenger.macs} MACs, the champion {champion.macs}"
     error = math.sqrt(sum(c.top1 * (1 - c.top1) / c.num_images for c in (challenger, champion)))

@@ -10,6 +10,7 @@ from fpnas.report.table import (
     format_comparison,
     format_count,
     format_macs,
+    format_milliseconds,
     format_percent,
     format_points,
     format_seconds,
@@ -31,6 +32,10 @@ ROWS = [
         "registered_model": "fp-nas-t0",
         "version": "3",
         "aliases": ["champion", "challenger"],
+        "strategy": "fpnas",
+        "latency_ms": 0.5461,
+        "images_per_second": 2193.4,
+        "note": "resumed: train",
     },
     {"run": "failed", "space": "tiny", "model": "t0"},
 ]
@@ -84,6 +89,14 @@ def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0.5461, "0.546 ms"), (4.0, "4.00 ms"), (12.34, "12.3 ms"), (240.4, "240 ms"), (None, "-")],
+)
+def test_format_milliseconds(milliseconds, text):
+    assert format_milliseconds(milliseconds) == text
+
+
 def test_format_percent_and_points():
     assert format_percent(0.9534) == "95.3 %"
     assert format_percent(0.5, digits=0) == "50 %"
@@ -122,8 +135,13 @@ def test_comparison_in_a_terminal_takes_names_literally():
     view = comparison_view(comparison_table(ROWS))
     Console(file=out, width=200).print(view)
     assert "[red]small" in out.getvalue()
-    assert "distilled top-1" in out.getvalue()
     assert "95.1 %" in out.getvalue()
+    assert "fp-nas-t0 v3" in out.getvalue()
+    assert "0.546 ms" in out.getvalue()
+    assert "2,193/s" in out.getvalue()
+    assert "do not compare: [red]small: resumed: train" in out.getvalue()
+    # A run without an entry in the registry is not given one.
+    assert "- v" not in out.getvalue()
 
 
 def test_comparison_in_a_terminal_leaves_out_empty_columns():

@@ -6,13 +6,13 @@ import pytest
 
 from fpnas.training.promotion import Candidate, promotes
 
-CHAMPION = Candidate(0.5, macs=100, num_images=800)
+CHAMPION = Candidate(0.5, macs=100, num_images=800, dataset="digits")
 # The standard error of a difference of two halves over 800 pictures each.
 NOISE = math.sqrt(2 * 0.25 / 800)
 
 
 def test_without_a_champion_anything_is_promoted():
-    assert promotes(Candidate(0.0, 10**12, 1), None) == (True, "there is no champion yet")
+    assert promotes(Candidate(0.0, 10**12, 1, "digits"), None) == (True, "there is no champion yet")
 
 
 @pytest.mark.parametrize(
@@ -28,18 +28,24 @@ def test_without_a_champion_anything_is_promoted():
     ],
 )
 def test_promotion(top1, macs, verdict, reason):
-    promoted, why = promotes(Candidate(top1, macs, 800), CHAMPION)
+    promoted, why = promotes(Candidate(top1, macs, 800, "digits"), CHAMPION)
     assert promoted is verdict
     assert reason in why
 
 
 def test_few_pictures_make_more_noise():
-    challenger = Candidate(0.5 + 1.1 * NOISE, 100, 800)
-    few = Candidate(challenger.top1, 100, 80)
+    challenger = Candidate(0.5 + 1.1 * NOISE, 100, 800, "digits")
+    few = Candidate(challenger.top1, 100, 80, "digits")
     assert promotes(challenger, CHAMPION)[0]
     assert not promotes(few, CHAMPION)[0]
 
 
 def test_a_perfect_champion_stays():
-    perfect = Candidate(1.0, 100, 50)
+    perfect = Candidate(1.0, 100, 50, "digits")
     assert promotes(perfect, perfect)[0] is False
+
+
+def test_an_accuracy_on_other_pictures_is_not_compared():
+    promoted, why = promotes(Candidate(0.9, 1, 800, "photographs"), CHAMPION)
+    assert promoted is False
+    assert "other pictures" in why

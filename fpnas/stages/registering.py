@@ -1,0 +1,189 @@
+"""What a run's model says of itself in the registry, and whether it becomes the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpnas import __version__
+from fpnas.report.table import format_count, format_macs, format_percent, format_seconds
+from fpnas.stages.headline import speed_metrics
+
+if TYPE_CHECKING:
+    from fpnas.stages.base import StageContext
+    from fpnas.storage import Artifact
+    from fpnas.training.promotion import Candidate
+
+_CHALLENGER, _CHAMPION = "challenger", "champion"
+
+
+def register(
+    context: StageContext,
+    best: str,
+    summary: Mapping[str, Any],
+    speed: Mapping[str, Any],
+    files: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Registers a model, and moves the aliases that the promotion rule gives it.
+
+    Args:
+        context: Of the stage; its configuration has the name.
+        best: Role of the model.
+        summary: See :meth:`fpnas.stages.reporting.Findings.summary`.
+        speed: ``speed.json``.
+        files: Other formats of the model, stored beside it.
+
+    Returns:
+        Name, version, aliases and address, and the verdict with its reason.
+
+    Raises:
+        ServiceDownError: The registry does not answer.
+    """
+    from fpnas.stages.tracked import patiently
+
+    return patiently(
+        lambda: _register(context, best, summary, speed, files),
+        context.config.runtime.tracking_seconds,
+        context.stage.finish_command(context.info),
+        context.stop_requested,
+    )
+
+
+def _register(
+    context: StageContext,
+    best: str,
+    summary: Mapping[str, Any],
+    speed: Mapping[str, Any],
+    files: Sequence[Path],
+) -> dict[str, Any]:
+    import numpy as np
+
+    from fpnas import registry, tracking
+    from fpnas.networks.network import Classifier
+    from fpnas.stages.training import load_model
+
+    place = tracking.initialise()
+    name: str = context.config.name
+    network, info = load_model(context.inputs[best])
+    tags = _tags(context, best, summary, speed)
+    promoted, reason = _verdict(tags, registry.alias_tags(place, name, _CHAMPION))
+    size = info["input_size"]
+    registered = registry.register_model(
+        place,
+        context.tracking.run_id,
+        Classifier(network, info["mean"], info["std"]).eval(),
+        name=name,
+        input_example=np.zeros((2, 3, size, size), dtype=np.float32),
+        digest=context.inputs[best].digest,
+        tags={**tags, "promotion": reason},
+        description=description(name, summary, tags),
+        aliases=(_CHALLENGER, _CHAMPION) if promoted else (_CHALLENGER,),
+        files=files,
+    )
+    return {
+        "name": registered.name,
+        "version": registered.version,
+        "aliases": list(registered.aliases),
+        "uri": registered.uri,
+        "promoted": promoted,
+        "reason": reason,
+    }
+
+
+def _tags(
+    context: StageContext, best: str, summary: Mapping[str, Any], speed: Mapping[str, Any]
+) -> dict[str, str]:
+    from fpnas.registry import MODEL_DIGEST
+
+    model: Artifact = context.inputs[best]
+    scores = summary[{"trained": "train", "distilled": "distill"}[best]]
+    tags = {
+        **{name: summary["architecture"][name] for name in ("macs", "params")},
+        "architecture": summary["architecture"]["string"],
+        "architecture_sha256": summary["architecture"]["sha256"],
+        "top1": scores["top1"],
+        "top5": scores["top5"],
+        "calibration_error": scores["calibration_error"],
+        "num_val_images": scores["num_images"],
+        "space": context.info.space,
+        "model": context.info.model,
+        "profile": context.info.profile,
+        "dataset_digest": context.inputs["dataset"].digest,
+        MODEL_DIGEST: model.digest,
+        "fpnas_version": __version__,
+        "code_version": model.manifest["code_version"],
+        "run": context.info.run_id,
+        "trained_by": best,
+        **{name: f"{value:.4g}" for name, value in speed_metrics(speed).items()},
+    }
+    search = summary["search"]
+    if search:
+        names = ("strategy", "num_samples", "num_forwards", "num_backwards")
+        tags |= {f"search_{name.removeprefix('search_')}": search[name] for name in names}
+        seconds = [context.inputs[role].bill.get("seconds", 0.0) for role in ("coarse", "fine")]
+        tags["search_seconds"] = round(sum(seconds), 1)
+    return {key: str(value) for key, value in tags.items()}
+
+
+def _verdict(tags: Mapping[str, str], champion: Mapping[str, str] | None) -> tuple[bool, str]:
+    from fpnas.registry import MODEL_DIGEST
+    from fpnas.training.promotion import promotes
+
+    if champion is not None and champion.get(MODEL_DIGEST) == tags[MODEL_DIGEST]:
+        return True, "it is the champion already"
+    challenger = _candidate(tags)
+    assert challenger is not None
+    return promotes(challenger, _candidate(champion) if champion is not None else None)
+
+
+def _candidate(tags: Mapping[str, str]) -> Candidate | None:
+    """What the rule looks at; None for a version that somebody else has made."""
+    from fpnas.training.promotion import Candidate
+
+    if not {"top1", "macs", "num_val_images", "dataset_digest"} <= tags.keys():
+        return None
+    return Candidate(
+        float(tags["top1"]),
+        int(tags["macs"]),
+        int(tags["num_val_images"]),
+        tags["dataset_digest"],
+    )
+
+
+def description(name: str, summary: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """A version's page in the registry, as Markdown."""
+    architecture, search = summary["architecture"], summary["search"]
+    budget = format_macs(architecture["target_macs"])
+    rows = {
+        "top-1, top-5": f"{format_percent(float(tags['top1']))}, "
+        f"{format_percent(float(tags['top5']))} of {tags['num_val_images']} validation pictures",
+        "calibration error": format_percent(float(tags["calibration_error"])),
+        "MACs": f"{format_macs(architecture['macs'])} of {budget}",
+        "parameters": format_count(architecture["params"]),
+        "latency, batch 1": f"{tags['latency_ms']} ms in torch on the CPU that it was made on",
+    }
+    if search:
+        rows["search"] = (
+            f"{search['strategy']}, {format_count(search['num_samples'])} architectures in "
+            f"{format_seconds(float(tags['search_seconds']))}"
+        )
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""An image classifier made by FP-NAS in the space {tags["space"]}.
+Run: `{tags["run"]}`.
+
+`{architecture["string"]}`
+
+| | |
+|---|---|
+{table}
+
+It takes float32 pictures of shape (B, 3, S, S) with values from 0 to 1:
+
+```python
+import mlflow
+
+model = mlflow.pytorch.load_model("models:/{name}@{_CHALLENGER}")
+logits = model(images)
+```
+"""
