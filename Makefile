@@ -54,8 +54,8 @@ pipeline-compile: setup  ## Write the pipeline as KFP's IR to OUTPUT, for a clus
 mlflow-ui: setup  ## Serve MLflow's pages over this machine's runs on PORT
 	@$(BIN)/fpnas ui --port '$(PORT)'
 
-compare: setup  ## Put the finished runs of this machine side by side
-	@$(BIN)/fpnas compare
+compare: setup  ## Put the finished runs of this machine side by side, in build/comparison too
+	@$(BIN)/fpnas compare --output build/comparison
 
 doctor: setup  ## Check everything that a run needs
 	@$(BIN)/fpnas doctor

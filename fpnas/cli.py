@@ -248,17 +248,29 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def compare(
     runs: Annotated[list[str] | None, typer.Argument(help="Run names; all by default.")] = None,
+    models: Annotated[
+        str | None, typer.Option("--models", help="Runs of these operating points, such as s1,l0.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A folder for comparison.csv and comparison.html."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare finished runs of this machine."""
+    """Compare finished runs of this machine: a table, and with --output a CSV file and a page."""
     from fpnas.report.table import comparison_table, comparison_view
-    from pipelines.results import comparison_row, finished_runs
+    from pipelines.compare import chosen_results, write_comparison
+    from pipelines.results import comparison_row
 
-    rows = [comparison_row(run["result"]) for run in finished_runs(runs)]
+    results = chosen_results(runs, models)
+    files = write_comparison(results, output) if output is not None else []
+    rows = [comparison_row(result) for result in results]
     if as_json:
         _print_json(rows)
     else:
         Console().print(comparison_view(comparison_table(rows)))
+    for path in files:
+        _console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()

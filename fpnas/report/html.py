@@ -1,24 +1,13 @@
-"""The report of a run: one HTML file that needs nothing but a browser.
-
-Written with jinja2, which torch already depends on: it escapes whatever is inserted, which
-templates of the standard library leave to the care of whoever edits them. Figures are SVG inside
-the file: sharp at any zoom and on paper. Nothing in the file depends on the time of rendering.
-"""
+"""The report of a run: one HTML file that needs nothing but a browser."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
-from pathlib import Path
-from urllib.parse import urlsplit
 
-import jinja2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from fpnas.cost import architecture_cost
 from fpnas.report.advice import next_steps
@@ -27,8 +16,8 @@ from fpnas.report.data import ReportData, TrainingSummary
 from fpnas.report.heat_map import choice_heat_map
 from fpnas.report.layers import Layer, layers
 from fpnas.report.model_figures import training_curves
+from fpnas.report.page import Picture, environment, is_web
 from fpnas.report.search_figures import join_phases, search_curves
-from fpnas.report.style import to_svg
 from fpnas.report.table import (
     MISSING,
     format_count,
@@ -38,30 +27,9 @@ from fpnas.report.table import (
     format_seconds,
 )
 
-_FOLDER = Path(__file__).parent
 _NUM_ERRORS = 5
 _MAX_QUARANTINED = 200
 """Quarantined pictures that are listed; of the others the report says how many there are."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as it stands in the report."""
-
-    svg: str
-    alt: str
-    caption: str
-
-    @classmethod
-    def of(cls, figure: Figure, alt: str, caption: str) -> Picture:
-        """Draws the figure."""
-        return cls(to_svg(figure), alt, caption)
-
-    @property
-    def data_uri(self) -> str:
-        """The picture as an address that holds all of it."""
-        encoded = base64.b64encode(self.svg.encode("utf-8")).decode("ascii")
-        return f"data:image/svg+xml;base64,{encoded}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +45,7 @@ def render_report(data: ReportData) -> str:
     """Returns the report as one HTML document that loads nothing from anywhere."""
     search_stages = [stage for stage in data.stages if stage.num_samples is not None]
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             data=data,
@@ -96,41 +64,16 @@ def render_report(data: ReportData) -> str:
             models=_model_rows(data),
             weakest=_weakest_classes(data),
             confused=_confused_classes(data),
-            links=[(name, url, _is_web(url)) for name, url in data.links.items()],
+            links=[(name, url, is_web(url)) for name, url in data.links.items()],
             advice=next_steps(data),
         )
     )
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        macs=format_macs,
-        count=format_count,
-        duration=format_seconds,
-        percent=format_percent,
-        points=format_points,
-    )
-    environment.globals["css"] = (_FOLDER / "report.css").read_text(encoding="utf-8")
-    return environment
 
 
 def _total(values: Iterable[float | None]) -> float | None:
     """The sum; None where a part is unknown."""
     parts = list(values)
     return None if None in parts else sum(part for part in parts if part is not None)
-
-
-def _is_web(url: str) -> bool:
-    # Anything else that a browser would follow, such as javascript:, stays text.
-    return urlsplit(url).scheme in ("http", "https")
 
 
 def _facts(data: ReportData) -> list[Fact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ from fpnas.report.style import (
 
 TRAINING_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "top1", "top5")
 _COLOURS = {"train": BLUE, "distill": VERMILLION}
+_POINT_COLOURS = (VERMILLION, *(colour for colour in CYCLE if colour != VERMILLION))
 
 
 @style()
@@ -98,18 +100,18 @@ def _line(
 
 
 @style()
-def accuracy_cost(points: Sequence[ModelPoint], published: bool) -> Figure:
+def accuracy_cost(points: Mapping[str, Sequence[ModelPoint]], published: bool) -> Figure:
     """Draws top-1 against MACs.
 
     Args:
-        points: The models of this project.
-        published: Also draw :data:`fpnas.report.published.PUBLISHED`, in grey. Only meaningful
-            where the points are of ImageNet as well.
+        points: The models of this project, by the pictures that they were measured on: a colour
+            each, since accuracies on different pictures say nothing of each other.
+        published: Also draw :data:`fpnas.report.published.PUBLISHED`, in grey and named so.
 
     Raises:
         ValueError: There is nothing to draw.
     """
-    if not points and not published:
+    if not any(points.values()) and not published:
         raise ValueError("points is empty. Legal: at least one model, or published=True")
     figure = new_figure(5.8, constrained=True)
     axis = figure.add_subplot()
@@ -120,10 +122,9 @@ def accuracy_cost(points: Sequence[ModelPoint], published: bool) -> Figure:
         title="Accuracy against cost",
     )
     groups: list[tuple[Sequence[ModelPoint], dict[str, object], dict[str, object]]] = []
-    if points:
-        marker = {"color": VERMILLION, "s": 55, "label": "this project", "zorder": 4}
-        text = {"color": INK, "fontsize": 9, "fontweight": "bold"}
-        groups.append((points, marker, text))
+    text: dict[str, object] = {"color": INK, "fontsize": 9, "fontweight": "bold"}
+    for (label, models), colour in zip(points.items(), cycle(_POINT_COLOURS), strict=False):
+        groups.append((models, {"color": colour, "s": 55, "label": label, "zorder": 4}, text))
     if published:
         marker = {"color": "#98A2AD", "s": 26, "label": "published, ImageNet", "zorder": 3}
         groups.append((PUBLISHED, marker, {"color": MUTED, "fontsize": 7.5}))
@@ -166,7 +167,10 @@ _PLACES = [
 
 
 def _place_labels(axis: Axes, labels: Iterable[tuple[ModelPoint, dict[str, object]]]) -> None:
-    """Writes each name in the first place near its point that is free, in the given order."""
+    """Writes each name in the first place near its point that is free, in the given order.
+
+    A published name that finds no free place is left out; one of ours takes the best there is.
+    """
     figure = axis.get_figure(root=True)
     assert figure is not None
     canvas = figure.canvas
@@ -204,10 +208,13 @@ def _place_labels(axis: Axes, labels: Iterable[tuple[ModelPoint, dict[str, objec
             if not clashes:
                 break
         assert best is not None
+        kept = None if best[0] and text["color"] == MUTED else best[1]
         for index, label in enumerate(tried):
-            if index != best[1]:
+            if index != kept:
                 label.remove()
-        chosen = tried[best[1]]
+        if kept is None:
+            continue
+        chosen = tried[kept]
         taken.append(super(Annotation, chosen).get_window_extent(renderer))
 
 

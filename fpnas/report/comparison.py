@@ -1,0 +1,165 @@
+"""Finished runs side by side, as one HTML page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from fpnas.architecture import Architecture
+from fpnas.report.architecture_picture import architecture_picture
+from fpnas.report.comparison_figures import compared_curves
+from fpnas.report.model_figures import accuracy_cost
+from fpnas.report.page import Picture, environment, is_web
+from fpnas.report.published import ModelPoint
+from fpnas.report.table import (
+    COMPARISON_COLUMNS,
+    MISSING,
+    NUMBERS,
+    comparison_table,
+    format_comparison,
+    format_macs,
+    format_percent,
+)
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished run as the comparison shows it; what is None or empty is said to be absent.
+
+    Attributes:
+        row: Its row of :func:`fpnas.report.table.comparison_table`.
+        pictures: What it was measured on, in words that differ for different pictures.
+        architecture: The decoded architecture.
+        num_classes: Of its classifier.
+        histories: Epochs by stage (``train``, ``distill``).
+        bill: Of the search: ``num_samples``, ``num_steps``, ``num_forwards``, ``num_backwards``,
+            ``seconds``, ``peak_memory_bytes``; empty without a search.
+        stage_seconds: By stage.
+        speed: ``speed.json``, see :func:`fpnas.training.speed.measure_everywhere`.
+        missing: What could not be read, a sentence each.
+    """
+
+    row: Mapping[str, Any]
+    pictures: str
+    architecture: Architecture | None = None
+    num_classes: int = 0
+    histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    bill: Mapping[str, Any] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    speed: Mapping[str, Any] | None = None
+    missing: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return str(self.row["run"])
+
+    @property
+    def top1(self) -> float:
+        """Of its better model."""
+        return max(float(self.row["top1"]), float(self.row.get("distilled_top1") or 0.0))
+
+
+def render_comparison(runs: Sequence[ComparedRun], links: Mapping[str, str]) -> str:
+    """Returns the page.
+
+    Args:
+        runs: At least one.
+        links: Addresses by what they show; those of http and https become links.
+    """
+    table = comparison_table([run.row for run in runs])
+    order = {name: place for place, name in enumerate(table["run"])}
+    runs = sorted(runs, key=lambda run: order[run.name])
+    stages = list(dict.fromkeys(stage for run in runs for stage in run.stage_seconds))
+    return (
+        environment()
+        .get_template("comparison.html")
+        .render(
+            runs=runs,
+            headings=_headings(table),
+            rows=format_comparison(table).to_dict("records"),
+            missing=MISSING,
+            own=_accuracy(runs, published=False),
+            published=_accuracy(runs, published=True),
+            num_picture_sets=len({run.pictures for run in runs}),
+            curves=_curves(runs),
+            architectures=[_architecture(run) for run in runs if run.architecture],
+            without_architecture=[run.name for run in runs if not run.architecture],
+            stages=stages,
+            speeds=_speeds(runs),
+            methods=sorted({run.speed["method"] for run in runs if run.speed}),
+            notes=[(run.name, run.row["note"]) for run in runs if run.row.get("note")],
+            problems=[(run.name, sentence) for run in runs for sentence in run.missing],
+            links=[(name, url, is_web(url)) for name, url in links.items()],
+        )
+    )
+
+
+def _headings(table: pd.DataFrame) -> list[tuple[str, bool]]:
+    """Headings of the columns in which any run has something, and whether they are numbers."""
+    return [
+        (heading, key in NUMBERS)
+        for key, heading in COMPARISON_COLUMNS.items()
+        if table[key].notna().any()
+    ]
+
+
+def _accuracy(runs: Sequence[ComparedRun], *, published: bool) -> Picture:
+    points: dict[str, list[ModelPoint]] = {}
+    for run in runs:
+        points.setdefault(run.pictures, []).append(ModelPoint(run.name, run.row["macs"], run.top1))
+    alt = "Top-1 against MACs: " + "; ".join(
+        f"{run.name} {format_percent(run.top1)} at {format_macs(run.row['macs'])}" for run in runs
+    )
+    caption = "Accuracy against cost, the better model of each run"
+    if published:
+        caption = (
+            "The same beside published results of the FP-NAS paper, in grey: ImageNet, trained "
+            "from scratch without distillation. They compare only with runs on ImageNet"
+        )
+    return Picture.of(accuracy_cost(points, published), f"{alt}.", caption)
+
+
+def _curves(runs: Sequence[ComparedRun]) -> Picture | None:
+    histories = {run.name: run.histories for run in runs if run.histories}
+    if not histories:
+        return None
+    alt = f"Validation loss and top-1 over epochs of {', '.join(histories)}."
+    return Picture.of(compared_curves(histories), alt, "Training, epoch by epoch")
+
+
+def _architecture(run: ComparedRun) -> Picture:
+    assert run.architecture is not None
+    return Picture.of(
+        architecture_picture(run.architecture, run.num_classes),
+        f"The architecture of {run.name}: {run.architecture}.",
+        f"{run.name}: {run.architecture}",
+    )
+
+
+def _speeds(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """One row for each run, runtime and device."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in runs:
+        for one in run.speed["measurements"] if run.speed else ():
+            assert run.speed is not None
+            key = (run.name, one["runtime"], one["device"])
+            on_gpu = one["device"] != "cpu"
+            row = rows.setdefault(
+                key,
+                {
+                    "run": run.name,
+                    "runtime": one["runtime"],
+                    "machine": run.speed["gpu"] if on_gpu else run.speed["cpu"],
+                    "threads": MISSING if on_gpu else one["num_threads"],
+                },
+            )
+            if one["batch_size"] == 1:
+                row["median_ms"] = 1e3 * one["median_seconds"]
+                row["p90_ms"] = 1e3 * one["p90_seconds"]
+            else:
+                row["images_per_second"] = one["images_per_second"]
+    return list(rows.values())
