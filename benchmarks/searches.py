@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="tiny-imagenet-25, extracted")
     parser.add_argument("--space", default="tiny", help="tiny, or ground-truth")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="searches at a time; all cores by default")
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
@@ -217,7 +218,7 @@ def main() -> None:
     known = {(r["space"], r["variant"], int(r["seed"])) for r in read(SEARCHES)}
     jobs = [
         (folder, space, variant, seed)
-        for seed in range(arguments.seeds)
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         for variant in arguments.variants
         if (space_name, variant, seed) not in known
     ]
