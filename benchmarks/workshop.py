@@ -67,7 +67,7 @@ def train(folder: Path, architecture: Architecture, seed: int, recipe: Recipe = 
     data = dataset(folder)
     config = TrainingConfig(recipe=recipe, seed=seed)
     bench = Workbench(data, architecture, "cpu", config)
-    trainer = bench.trainer(bench.network(architecture, seed, 0.0), recipe, label_loss(recipe))
+    trainer = bench.trainer(bench.network(architecture, seed), recipe, label_loss(recipe))
     started = time.monotonic()
     found = trainer.run(lambda record: None)
     macs, params = architecture_cost(architecture, data.num_classes)

@@ -83,7 +83,7 @@ class MBConv(nn.Module):
     them, 1x1 convolution, and a residual where the shapes allow it.
     """
 
-    def __init__(self, spec: BlockSpec) -> None:
+    def __init__(self, spec: BlockSpec, drop_probability: float = 0.0) -> None:
         super().__init__()
         self.has_residual = spec.has_residual
         mid, act = spec.mid_channels, spec.activation
@@ -96,6 +96,7 @@ class MBConv(nn.Module):
         )
         self.attention = SplitAttention(mid, spec.splits) if spec.splits else None
         self.project = ConvNorm(mid, spec.out_channels, 1)
+        self.stochastic_depth = _stochastic_depth(drop_probability if spec.has_residual else 0.0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
@@ -104,10 +105,20 @@ class MBConv(nn.Module):
         merged = branches[0] if self.attention is None else self.attention(branches)
         projected: Tensor = self.project(merged)
         # In place: nothing needs the output of the normalization again.
-        return projected.add_(images) if self.has_residual else projected
+        return self.stochastic_depth(projected).add_(images) if self.has_residual else projected
 
 
-def build_block(spec: BlockSpec) -> nn.Module:
+def _stochastic_depth(probability: float) -> nn.Module:
+    """Drops a picture's whole residual branch in training."""
+    if not probability:
+        return nn.Identity()
+    from torchvision.ops import StochasticDepth
+
+    layer: nn.Module = StochasticDepth(probability, "row")
+    return layer
+
+
+def build_block(spec: BlockSpec, drop_probability: float = 0.0) -> nn.Module:
     """Returns the layer of a block; a bypassed block is an identity or a 1x1 convolution."""
     if spec.is_identity:
         return nn.Identity()
@@ -115,7 +126,7 @@ def build_block(spec: BlockSpec) -> nn.Module:
         return ConvNorm(
             spec.in_channels, spec.out_channels, 1, stride=spec.stride, activation="relu"
         )
-    return MBConv(spec)
+    return MBConv(spec, drop_probability)
 
 
 class Network(nn.Module):
@@ -125,16 +136,29 @@ class Network(nn.Module):
         architecture: What to build.
         num_classes: Width of the classifier.
         dropout: Probability of dropping a feature before the classifier.
+        stochastic_depth: Probability of dropping the last block's residual branch; linear in
+            depth from zero at the stem (Huang et al., ECCV 2016). Needs torchvision.
     """
 
     def __init__(
-        self, architecture: Architecture, num_classes: int, *, dropout: float = 0.0
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = ConvNorm(
             3, architecture.stem_channels, 3, stride=architecture.stem_stride, activation="swish"
         )
-        self.blocks = nn.Sequential(*(build_block(spec) for spec in architecture.blocks()))
+        specs = list(architecture.blocks())
+        self.blocks = nn.Sequential(
+            *(
+                build_block(spec, stochastic_depth * place / len(specs))
+                for place, spec in enumerate(specs, start=1)
+            )
+        )
         last = architecture.groups[-1].channels
         self.head = ConvNorm(last, architecture.head_channels, 1, activation="swish")
         self.dropout = nn.Dropout(dropout)

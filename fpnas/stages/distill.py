@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -70,7 +69,7 @@ def run(context: StageContext) -> None:
         label_smoothing=recipe.label_smoothing,
     )
     # The same initial weights and order as the undistilled model: they differ by the loss alone.
-    network = bench.network(bench.architecture, config.seed, recipe.dropout)
+    network = bench.network(bench.architecture, config.seed)
     trainer = bench.trainer(network, recipe, loss)
     evaluation = train(context, trainer, saved=trainer_state, kept=teacher)
     context.tracking.log_metrics(0, {"teacher_top1": teacher["top1"]})
@@ -109,12 +108,8 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[st
 
     config: Config = context.config
     architecture = wider_architecture(config.space.open(), bench.architecture)
-    recipe = replace(
-        config.recipe,
-        epochs=config.teacher_epochs,
-        warmup_epochs=min(config.recipe.warmup_epochs, config.teacher_epochs),
-    )
-    network = bench.network(architecture, config.seed + 1, recipe.dropout)
+    recipe = config.recipe.shortened(config.teacher_epochs)
+    network = bench.network(architecture, config.seed + 1)
     trainer = bench.trainer(network, recipe, label_loss(recipe))
     evaluation = train(context, trainer, phase="teacher_", saved=saved)
     final = trainer.final_network.eval()

@@ -18,7 +18,7 @@ def run(context: StageContext) -> None:
 
     bench = Workbench.open(context)
     recipe = bench.config.recipe
-    network = bench.network(bench.architecture, bench.config.seed, recipe.dropout)
+    network = bench.network(bench.architecture, bench.config.seed)
     trainer = bench.trainer(network, recipe, label_loss(recipe))
     saved = context.restore()
     evaluation = train(context, trainer, saved=saved and saved["trainer"])

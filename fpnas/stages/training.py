@@ -7,6 +7,7 @@ A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -69,15 +70,33 @@ class Workbench:
             context.config,
         )
 
-    def network(self, architecture: Architecture, seed: int, dropout: float) -> Network:
-        """A freshly initialized network."""
+    def network(self, architecture: Architecture, seed: int) -> Network:
+        """A freshly initialized network, as the recipe wants it."""
         import torch
 
         from fpnas.networks.network import Network
 
+        recipe = self.config.recipe
         torch.manual_seed(seed)
-        network = Network(architecture, self.dataset.num_classes, dropout=dropout)
-        return network.to(self.device).to(memory_format=torch.channels_last)
+        network = Network(
+            architecture,
+            self.dataset.num_classes,
+            dropout=recipe.dropout,
+            stochastic_depth=recipe.stochastic_depth,
+        )
+        self.place(network)
+        return network
+
+    def place(self, network: nn.Module) -> None:
+        """Moves any network to the device, and gives it the recipe's memory layout and norms."""
+        import torch
+
+        from fpnas.training.batch_norm import set_batch_norm
+
+        recipe = self.config.recipe
+        set_batch_norm(network, recipe)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        network.to(self.device).to(memory_format=layout)
 
     @cached_property
     def _val_batches(self) -> LabelledBatches:
@@ -128,7 +147,8 @@ class Workbench:
             seed=self.config.seed,
             augmentation=recipe.augmentation,
         )
-        return Trainer(network, Batches(loader, self.device), recipe, loss, self.evaluate)
+        batches = Batches(loader, self.device)
+        return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed)
 
 
 def train(
@@ -152,7 +172,9 @@ def train(
         nonlocal latest
         if record is not None:
             epoch = round(record["epoch"])
-            metrics = {f"{phase}{k}": v for k, v in record.items() if k != "epoch"}
+            metrics = {
+                f"{phase}{k}": v for k, v in record.items() if k != "epoch" and math.isfinite(v)
+            }
             context.tracking.log_metrics(epoch, metrics)
             latest = f", top-1 {record['top1']:.3f}"
         epochs = trainer.step / len(trainer.batches)
@@ -175,12 +197,12 @@ def write_model(
     import pandas as pd
 
     from fpnas.report.figures import training_curves
+    from fpnas.training.batch_norm import portable_state
     from fpnas.training.loop import TRAINING_COLUMNS
 
     output = context.output
     details = bench.details(trainer.final_network)
-    weights = {k: v.cpu().contiguous() for k, v in trainer.final_network.state_dict().items()}
-    output.write_tensors("model.safetensors", weights)
+    output.write_tensors("model.safetensors", portable_state(trainer.final_network))
     output.write_json("architecture.json", bench.architecture.to_json())
     output.write_json(
         "model.json",
@@ -192,6 +214,7 @@ def write_model(
             "crop": bench.eval_crop,
             "evaluation": asdict(evaluation),
             "calibration_error": details.calibration_error,
+            "skipped_steps": trainer.num_skipped,
             **(extra or {}),
         },
     )

@@ -5,6 +5,8 @@ Tensor shapes: B pictures, C classes.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -12,13 +14,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fpnas.errors import DivergedError
 from fpnas.training.evaluation import Evaluation
+from fpnas.training.mixing import mix
+from fpnas.training.optimization import build_average, build_optimizer, seed_draws
 from fpnas.training.recipe import Recipe
 
-TRAINING_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "top1", "top5")
+TRAINING_COLUMNS = (
+    *("epoch", "learning_rate", "train_loss", "val_loss", "top1", "top5"),
+    "skipped_steps",
+)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOG = logging.getLogger("fpnas")
 
 TrainingBatch = tuple[Tensor, Tensor, Tensor]
 """Normalized pictures (B, 3, H, W), labels (B,) and rows of the split (B,)."""
@@ -52,32 +60,6 @@ def label_loss(recipe: Recipe) -> Loss:
     return loss
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns the recipe's optimiser; norms and biases are not decayed."""
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    nesterov = recipe.momentum > 0
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov
-    )
-
-
-def _average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """A moving average that starts fast: short runs must not keep their initial weights."""
-
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        count = int(num_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, count)
-
-    return update
-
-
 class Trainer:
     """A training run: its state, and how to go on with it.
 
@@ -87,6 +69,11 @@ class Trainer:
         recipe: How.
         loss: What is minimized.
         evaluate: Scores a network on the validation pictures.
+        seed: Of dropout, stochastic depth and mixing.
+
+    Attributes:
+        history: One row an epoch, the columns of :data:`TRAINING_COLUMNS`.
+        num_skipped: Steps whose loss or gradient was not finite.
     """
 
     def __init__(
@@ -96,18 +83,22 @@ class Trainer:
         recipe: Recipe,
         loss: Loss,
         evaluate: Callable[[nn.Module], Evaluation],
+        seed: int = 0,
     ) -> None:
         self.network, self.batches, self.recipe = network, batches, recipe
-        self.loss, self.evaluate = loss, evaluate
+        self.loss, self.evaluate, self.seed = loss, evaluate, seed
         self.optimizer = build_optimizer(network, recipe)
-        self.average = (
-            AveragedModel(network, multi_avg_fn=_average(recipe.ema_decay), use_buffers=True)
-            if recipe.ema_decay
-            else None
+        self.average = build_average(network, recipe.ema_decay)
+        device = next(network.parameters()).device.type
+        self._scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
+        self._autocast = torch.autocast(
+            device, _DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
         )
+        self._forward = torch.compile(network) if recipe.compile else network
         self.step = 0
-        self.epoch_loss = 0.0
         self.history: list[list[float]] = []
+        self.num_skipped = self._skipped_in_a_row = self._skipped_before = 0
+        self._epoch_loss = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -130,7 +121,8 @@ class Trainer:
             The evaluation after the last epoch.
 
         Raises:
-            DivergedError: The loss or the gradient became NaN or infinite.
+            DivergedError: The loss or the gradient was NaN or infinite in more steps in a row
+                than the recipe bears.
         """
         self.network.train()
         iterator = iter(self.batches)
@@ -147,34 +139,82 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.network(images), labels, rows)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.max_grad_norm)
-        value = loss.item()
-        if not (torch.isfinite(norm) and torch.isfinite(loss.detach())):
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
+        loss = self._backward(images, labels, rows)
+        self._scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.recipe.max_grad_norm or math.inf
+        ).item()
+        if math.isfinite(norm) and math.isfinite(loss):
+            self._scaler.step(self.optimizer)
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+            self._epoch_loss += loss
+            self._skipped_in_a_row = 0
+        else:
+            self._skip(loss, norm, statistics)
+        self._scaler.update()
+        self.step += 1
+
+    def _backward(self, images: Tensor, labels: Tensor, rows: Tensor) -> float:
+        """Computes the gradient of a step, and returns its loss."""
+        seed_draws(self.seed, self.step)
+        mixed = mix(images, self.recipe)
+        if mixed is not None:
+            images = mixed.images
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        total = 0.0
+        for part in torch.arange(len(rows)).tensor_split(self.recipe.accumulation):
+            own = slice(int(part[0]), int(part[-1]) + 1)
+            with self._autocast:
+                logits = self._forward(images[own].contiguous(memory_format=layout))
+            if self.recipe.precision != "fp32":
+                logits = logits.float()
+            loss = self.loss(logits, labels[own], rows[own])
+            if mixed is not None:
+                partners = mixed.partners[own]
+                other = self.loss(logits, labels[partners.to(labels.device)], rows[partners])
+                loss = mixed.share * loss + (1 - mixed.share) * other
+            loss = loss * (len(part) / len(rows))
+            self._scaler.scale(loss).backward()
+            total += loss.item()
+        return total
+
+    def _skip(self, loss: float, norm: float, statistics: list[Tensor]) -> None:
+        """Passes over a step, as if its pictures had not been seen.
+
+        Raises:
+            DivergedError: There were too many in a row.
+        """
+        # The forward pass has put the pictures into the running statistics.
+        for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+        self.num_skipped += 1
+        self._skipped_in_a_row += 1
+        _LOG.warning("step %d is skipped: loss %s, gradient %s", self.step, loss, norm)
+        if self._skipped_in_a_row > self.recipe.max_skipped_steps:
             raise DivergedError(
-                f"the loss is {value} and its gradient {norm.item()} at step {self.step}; "
+                f"the loss is {loss} and its gradient {norm} at step {self.step}, after "
+                f"{self._skipped_in_a_row - 1} skipped steps in a row; "
                 "lower recipe.learning_rate or raise recipe.warmup_epochs"
             )
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        self.step += 1
-        self.epoch_loss += value
 
     def _end_epoch(self) -> dict[str, float]:
         evaluation = self.evaluate(self.final_network)
         epoch = self.step / len(self.batches)
         scores = asdict(evaluation)
+        skipped = self.num_skipped - self._skipped_before
+        num_made = len(self.batches) - skipped
         record = {
             "epoch": epoch,
             "learning_rate": self.recipe.learning_rate_at(epoch),
-            "train_loss": self.epoch_loss / len(self.batches),
+            "train_loss": self._epoch_loss / num_made if num_made else math.nan,
             "val_loss": scores["loss"],
             "top1": scores["top1"],
             "top5": scores["top5"],
+            "skipped_steps": float(skipped),
         }
-        self.epoch_loss = 0.0
+        self._epoch_loss, self._skipped_before = 0.0, self.num_skipped
         self.history.append([record[column] for column in TRAINING_COLUMNS])
         return record
 
@@ -184,10 +224,11 @@ class Trainer:
             "network": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "average": dict(self.average.state_dict()) if self.average is not None else None,
+            "scaler": self._scaler.state_dict(),
             "batches": self.batches.state_dict(),
             "step": self.step,
-            "epoch_loss": self.epoch_loss,
-            "random": torch.get_rng_state(),  # dropout draws from it
+            "epoch_loss": self._epoch_loss,
+            "skipped": [self.num_skipped, self._skipped_in_a_row, self._skipped_before],
             "history": torch.tensor(self.history, dtype=torch.float64),
         }
 
@@ -197,7 +238,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self._scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
-        self.step, self.epoch_loss = state["step"], state["epoch_loss"]
-        torch.set_rng_state(state["random"])
+        self.step, self._epoch_loss = state["step"], state["epoch_loss"]
+        self.num_skipped, self._skipped_in_a_row, self._skipped_before = state["skipped"]
         self.history = state["history"].tolist()

@@ -1,6 +1,7 @@
 """The training loop: optimiser, moving average, records, resumption, divergence."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from fpnas.errors import DivergedError
 from fpnas.networks.network import Network
 from fpnas.state import pack, unpack
 from fpnas.training.evaluation import Evaluation, evaluate
-from fpnas.training.loop import TRAINING_COLUMNS, Trainer, build_optimizer, label_loss
+from fpnas.training.loop import TRAINING_COLUMNS, Trainer, label_loss
+from fpnas.training.optimization import build_optimizer
 from fpnas.training.recipe import Recipe
 
 CLASSES, BATCH, EPOCH = 3, 6, 4
@@ -35,7 +37,7 @@ LINEAR = Recipe(
 class MemoryBatches:
     """Endless batches of separable pictures, each made from its number."""
 
-    def __init__(self, spoilt_at=None):
+    def __init__(self, spoilt_at=()):
         self.position, self.spoilt_at = 0, spoilt_at
 
     def __iter__(self):
@@ -44,7 +46,7 @@ class MemoryBatches:
             labels = torch.randint(CLASSES, (BATCH,), generator=generator)
             images = torch.randn(BATCH, 3, 8, 8, generator=generator) * 0.5
             images[torch.arange(BATCH), labels] += 1
-            if self.position == self.spoilt_at:
+            if self.position in self.spoilt_at:
                 images[0] = torch.nan
             self.position += 1
             yield images, labels, torch.arange(BATCH)
@@ -91,8 +93,9 @@ def make_trainer(recipe, network=None, batches=None, loss=None, seed=0):
 
 def test_norms_and_biases_are_not_decayed():
     network = Network(ARCHITECTURE, CLASSES)
-    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
-        optimizer = build_optimizer(network, Recipe(epochs=1, optimizer=name, weight_decay=0.03))
+    kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    for name, kind in kinds.items():
+        optimizer = build_optimizer(network, Recipe(epochs=2, optimizer=name, weight_decay=0.03))
         assert type(optimizer) is kind
         decay = {
             id(parameter): group["weight_decay"]
@@ -111,8 +114,8 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_momentum_is_nesterovs_and_may_be_zero():
     network = Flat()
-    assert build_optimizer(network, Recipe(epochs=1)).defaults["nesterov"]
-    assert not build_optimizer(network, Recipe(epochs=1, momentum=0)).defaults["nesterov"]
+    assert build_optimizer(network, Recipe(epochs=2)).defaults["nesterov"]
+    assert not build_optimizer(network, Recipe(epochs=2, momentum=0)).defaults["nesterov"]
 
 
 def test_label_smoothing():
@@ -121,7 +124,7 @@ def test_label_smoothing():
     target = torch.full((2, 3), 0.1 / 3)
     target[[0, 1], [0, 1]] += 0.9
     by_hand = -(target * logits.log_softmax(1)).sum(1).mean()
-    loss = label_loss(Recipe(epochs=1, label_smoothing=0.1))
+    loss = label_loss(Recipe(epochs=2, label_smoothing=0.1))
     torch.testing.assert_close(loss(logits, labels, torch.arange(2)), by_hand)
 
 
@@ -213,7 +216,7 @@ def test_the_training_loss_is_the_mean_of_its_epoch():
     assert column == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 @pytest.mark.parametrize("stop_at", [3, EPOCH])
 def test_a_run_that_stopped_goes_on_bit_for_bit(optimizer, stop_at):
     recipe = Recipe(epochs=2, optimizer=optimizer, learning_rate=0.05, ema_decay=0.9)
@@ -273,7 +276,7 @@ def test_a_run_with_dropout_goes_on_bit_for_bit():
 
 
 def test_a_finished_run_is_evaluated_again_without_training():
-    recipe = Recipe(epochs=1)
+    recipe = Recipe(epochs=2)
     done = make_trainer(recipe)
     expected = done.run(lambda _record: None)
     again = make_trainer(recipe, seed=3)
@@ -282,14 +285,72 @@ def test_a_finished_run_is_evaluated_again_without_training():
 
 
 def test_a_loss_that_is_not_a_number_diverges_and_keeps_the_weights():
-    trainer = make_trainer(Recipe(epochs=2, ema_decay=0.0), batches=MemoryBatches(spoilt_at=2))
+    recipe = Recipe(epochs=2, ema_decay=0.0, max_skipped_steps=0)
+    trainer = make_trainer(recipe, batches=MemoryBatches(spoilt_at={2}))
     weights = []
-    with pytest.raises(DivergedError, match=r"at step 2; lower recipe\.learning_rate"):
+    with pytest.raises(
+        DivergedError,
+        match=r"at step 2, after 0 skipped steps in a row; lower recipe\.learning_rate",
+    ):
         trainer.run(
             lambda _record: weights.append([p.clone() for p in trainer.network.parameters()])
         )
     assert trainer.step == len(weights) == 2
     assert all(map(torch.equal, trainer.network.parameters(), weights[-1]))
+
+
+def state_of(trainer):
+    return [value.clone() for value in trainer.network.state_dict().values()]
+
+
+def test_a_spoilt_step_is_passed_over_as_if_it_had_not_been():
+    recipe = Recipe(epochs=2, ema_decay=0.9, max_skipped_steps=1)
+    trainer = make_trainer(recipe, batches=MemoryBatches(spoilt_at={1, 5}))
+    states, averages = [], []
+
+    def keep(_record):
+        states.append(state_of(trainer))
+        averages.append([v.clone() for v in trainer.average.state_dict().values()])
+
+    trainer.run(keep)
+    for step in (1, 5):
+        # The running statistics too, which the spoilt pictures have gone through.
+        assert all(map(torch.equal, states[step], states[step - 1]))
+        assert all(map(torch.equal, averages[step], averages[step - 1]))
+        assert not all(map(torch.equal, states[step + 1], states[step]))
+    assert trainer.num_skipped == 2
+    skipped = [row[TRAINING_COLUMNS.index("skipped_steps")] for row in trainer.history]
+    losses = [row[TRAINING_COLUMNS.index("train_loss")] for row in trainer.history]
+    assert skipped == [1, 1]
+    assert all(0 < loss < 10 for loss in losses)
+
+
+@pytest.mark.parametrize(("limit", "spoilt", "end"), [(2, {2, 3, 4}, 4), (2, {1, 2, 4, 5}, 8)])
+def test_only_so_many_spoilt_steps_in_a_row_are_borne(limit, spoilt, end):
+    recipe = Recipe(epochs=2, max_skipped_steps=limit)
+    trainer = make_trainer(recipe, batches=MemoryBatches(spoilt_at=spoilt))
+    good = state_of(trainer)
+
+    def keep(_record):
+        nonlocal good
+        good = state_of(trainer)
+
+    if end < trainer.num_steps:
+        with pytest.raises(DivergedError, match="after 2 skipped steps in a row"):
+            trainer.run(keep)
+    else:
+        trainer.run(keep)
+    assert trainer.step == end
+    assert all(map(torch.equal, state_of(trainer), good))
+    assert all(value.isfinite().all() for value in good)
+
+
+def test_an_epoch_without_a_step_has_no_loss():
+    trainer = make_trainer(Recipe(epochs=2), batches=MemoryBatches(spoilt_at={0, 1, 2, 3}))
+    trainer.run(lambda _record: None)
+    losses = [row[TRAINING_COLUMNS.index("train_loss")] for row in trainer.history]
+    assert math.isnan(losses[0])
+    assert losses[1] > 0
 
 
 def test_the_gradient_is_scaled_down():
