@@ -50,6 +50,9 @@ class StageConfig(Strict):
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise cause from error
             loc = [str(part) for part in first["loc"]]
             if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 fix = closest(loc[-1], cls.model_fields) if len(loc) == 1 else "remove the key"

@@ -31,6 +31,8 @@ def message(request: Request) -> str:
         (Request(overrides=("coarse.search.steps=1",)), ["coarse.search.steps=1"]),
         (Request(overrides=("coarse.search.num_steps=0",)), ["num_steps=0", "1 or more"]),
         (Request(overrides=("recipe.epochs=0",)), ["recipe.epochs=0", "1 to"]),
+        (Request(overrides=("recipe.epochs=1",)), ["recipe.warmup_epochs=1", "less than the 1"]),
+        (Request(overrides=("recipe.mixups=1",)), ["train.recipe.mixups=1", "remove the key"]),
         (Request(overrides=("space.input_size=4",)), ["input_size=4", "at least 8"]),
         (Request(overrides=("space.width=4",)), ["space.width=4", "input_size"]),
         (Request(overrides=("distill.teacher=nobody",)), ["distill.teacher=nobody"]),
@@ -87,7 +89,7 @@ def test_the_name_of_a_run_depends_on_what_it_computes_and_on_nothing_else():
     )
     for other in (
         Request(seed=1),
-        Request(overrides=("recipe.epochs=1",)),
+        Request(overrides=("recipe.epochs=2",)),
         Request(overrides=("distill.weight=0.5",)),
         Request(model="t1"),
     ):
