@@ -20,6 +20,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from fpnas.data.distortions import (
+    ERASING_DRAWS,
+    RAND_AUGMENT_DRAWS,
+    Colour,
+    erased_box,
+    rand_augment,
+)
 from fpnas.errors import InputError, closest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,6 +50,11 @@ class Augmentation:
         train_crop: Centre square that training decodes, as part of the shorter edge; None
             squeezes the whole picture into a square.
         eval_crop: The same for evaluation.
+        rand_augment_ops: Operations of RandAugment a picture.
+        rand_augment_magnitude: Their strength, of 30.
+        random_erasing: Probability of erasing a box.
+        fill: Colour of what is erased or comes in from outside; the mean colour of the pictures
+            becomes zero when they are normalized.
     """
 
     flip: bool = False
@@ -52,6 +64,10 @@ class Augmentation:
     working_scale: float = 1.0
     train_crop: float | None = None
     eval_crop: float | None = None
+    rand_augment_ops: int = 0
+    rand_augment_magnitude: int = 9
+    random_erasing: float = 0.0
+    fill: Colour = (0, 0, 0)
 
 
 # 'imagenet' draws from 25 % of the area upwards (8 % is usual), because searched networks are
@@ -152,7 +168,20 @@ def augment(
     Raises:
         ValueError: When W is not what the augmentation works on.
     """
-    draws = uniforms(seed, epoch, rows, _NUM_DRAWS)
+    num_distorting = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops + ERASING_DRAWS
+    draws = uniforms(seed, epoch, rows, _NUM_DRAWS + num_distorting)
+    cropped = _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size)
+    _distort(cropped, draws[:, _NUM_DRAWS:], augmentation)
+    return cropped
+
+
+def _crop(
+    pictures: Pictures,
+    draws: npt.NDArray[np.float64],
+    augmentation: Augmentation,
+    input_size: int,
+) -> Pictures:
+    """Crops pictures and mirrors some."""
     flipped = (draws[:, 4] < 0.5) & augmentation.flip
     if augmentation.min_area < 1.0:
         return _resized_crop(pictures, draws, flipped, augmentation, input_size)
@@ -162,6 +191,21 @@ def augment(
         )
     padding = round(augmentation.padding * input_size)
     return _padded_crop(pictures, draws, flipped, padding)
+
+
+def _distort(
+    pictures: Pictures, draws: npt.NDArray[np.float64], augmentation: Augmentation
+) -> None:
+    """Applies RandAugment and random erasing in place."""
+    if not (augmentation.rand_augment_ops or augmentation.random_erasing):
+        return
+    magnitude, fill = augmentation.rand_augment_magnitude, augmentation.fill
+    for picture, drawn in zip(pictures, draws.tolist(), strict=True):
+        for_erasing, for_operations = drawn[:ERASING_DRAWS], drawn[ERASING_DRAWS:]
+        if for_operations:
+            picture[:] = rand_augment(picture, for_operations, magnitude, fill)
+        if for_erasing[0] < augmentation.random_erasing:
+            picture[erased_box(for_erasing[1:], picture.shape[0])] = fill
 
 
 def _padded_crop(

@@ -8,7 +8,7 @@ A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fpnas.architecture import Architecture
+    from fpnas.data.augment import Augmentation
     from fpnas.data.dataset import Dataset
     from fpnas.networks.network import Network
     from fpnas.stages.base import StageContext
@@ -132,6 +133,21 @@ class Workbench:
 
         return evaluate_details(network, self._val_batches, self.dataset.num_classes)
 
+    def _augmentation(self, recipe: Recipe) -> Augmentation:
+        """What the recipe does to the training pictures."""
+        from fpnas.data.augment import default_augmentation, get_augmentation
+
+        size = self.architecture.input_size
+        name = recipe.augmentation or default_augmentation(self.dataset.source, size)
+        red, green, blue = (round(255 * value) for value in self.dataset.mean)
+        return replace(
+            get_augmentation(name),
+            rand_augment_ops=recipe.rand_augment_ops,
+            rand_augment_magnitude=recipe.rand_augment_magnitude,
+            random_erasing=recipe.random_erasing,
+            fill=(red, green, blue),
+        )
+
     def trainer(self, network: Network, recipe: Recipe, loss: Loss) -> Trainer:
         """A training run of a network on all training pictures."""
         from fpnas.data.loader import ImageLoader
@@ -145,7 +161,7 @@ class Workbench:
             input_size=self.architecture.input_size,
             training=True,
             seed=self.config.seed,
-            augmentation=recipe.augmentation,
+            augmentation=self._augmentation(recipe),
         )
         batches = Batches(loader, self.device)
         return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed)
