@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -156,6 +157,67 @@ class Architecture:
                 f"{group.activation[0]}{attention}{stride}"
             )
         return "-".join([*parts, f"c{self.head_channels}"]) + f"@{self.input_size}"
+
+
+_STEM = re.compile(r"c(?P<channels>\d+)s(?P<stride>\d+)")
+_GROUP = re.compile(
+    r"(?:(?P<repeat>\d+)x)?"
+    r"(?:skip|e(?P<expansion>\d+(?:\.\d+)?))c(?P<channels>\d+)"
+    r"(?(expansion)k(?P<kernel>\d+)(?P<activation>[rs])(?:a(?P<splits>\d+))?)"
+    r"(?:d(?P<stride>\d+))?"
+)
+_END = re.compile(r"c(?P<channels>\d+)@(?P<input_size>\d+)")
+
+
+def parse_architecture(text: str, *, space: str = "", model: str = "") -> Architecture:
+    """Reads an architecture from its line; see :meth:`Architecture.__str__`.
+
+    What the line does not say of bypassed blocks, which compute the same without it, gets a
+    default; so the digest may differ from that of the architecture that was written.
+
+    Args:
+        text: The line.
+        space: Name of its space.
+        model: Name of its operating point.
+
+    Raises:
+        InputError: The line does not follow the grammar.
+
+    >>> str(parse_architecture("c16s2-e4.5c24k5sa2d2-2xskipc24-c128@64"))
+    'c16s2-e4.5c24k5sa2d2-2xskipc24-c128@64'
+    """
+    first, *middle, last = text.split("-") if text.count("-") else (text, "")
+    stem, end = _STEM.fullmatch(first), _END.fullmatch(last)
+    groups = [_GROUP.fullmatch(part) for part in middle]
+    if stem is None or end is None or not middle or None in groups:
+        raise InputError(
+            "architecture",
+            text,
+            "is not an architecture in one line",
+            legal="such as c16s2-e4.5c24k5sa2d2-2xskipc24-c128@64",
+            fix="copy it from decode.json or from the report",
+        )
+    return Architecture(
+        space=space,
+        model=model,
+        input_size=int(end["input_size"]),
+        stem_channels=int(stem["channels"]),
+        stem_stride=int(stem["stride"]),
+        groups=tuple(_group(found) for found in groups if found is not None),
+        head_channels=int(end["channels"]),
+    )
+
+
+def _group(found: re.Match[str]) -> GroupSpec:
+    return GroupSpec(
+        expansion=float(found["expansion"] or 1),
+        channels=int(found["channels"]),
+        kernel=int(found["kernel"] or 0),
+        activation={"s": "swish"}.get(found["activation"], "relu"),
+        splits=int(found["splits"] or 0),
+        repeat=int(found["repeat"] or 1),
+        stride=int(found["stride"] or 1),
+    )
 
 
 def mid_channels(in_channels: Any, expansion: Any) -> Any:

@@ -299,13 +299,16 @@ def export(
         str | None, typer.Argument(metavar="[RUN]", help="A finished run; the latest by default.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")] = Path("exported"),
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="Of ONNX; torch's default otherwise.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's better model as torch.export, ONNX and int8 ONNX, each checked."""
     from fpnas.report.table import exported_table
     from pipelines.export import export_run
 
-    written = export_run(run_name, output)
+    written = export_run(run_name, output, opset)
     if as_json:
         _print_json(written)
         return
@@ -326,12 +329,12 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Name the most probable classes of pictures."""
-    from fpnas.training.inference import read_card, read_pictures, runner, top_classes
+    from fpnas.training.inference import load, read_pictures, top_classes
 
     if not model.is_file():
         raise InputError("--model", model, "is not a file", fix="write one with fpnas export")
-    card = read_card(model)
-    found = top_classes(runner(model), card, read_pictures(images, card), number)
+    run, card = load(model)
+    found = top_classes(run, card, read_pictures(images, card), number)
     if as_json:
         _print_json(
             [

@@ -2,99 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
-from itertools import islice
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fpnas.errors import InputError
+from fpnas.stages.exporting import FOLDER, RECORD, export_model
 from fpnas.storage import connect, home_directory
 from pipelines.files import write_json
 from pipelines.results import finished_runs
 from pipelines.run import services
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from fpnas.data.loader import ImageLoader
-
-_BATCH_SIZE = 64
-_CALIBRATION_BATCH_SIZE, _CALIBRATION_BATCHES = 16, 32
-
-
-def export_run(name: str | None, directory: Path) -> dict[str, Any]:
-    """Exports a run's more accurate model, checked on all validation pictures.
+def export_run(name: str | None, directory: Path, opset: int | None = None) -> dict[str, Any]:
+    """Fetches the files that the run has made of its more accurate model, or makes them.
 
     Args:
         name: Of the run; the latest one by default.
         directory: Where the files go; see :mod:`fpnas.training.export`.
+        opset: Of ONNX; the files are made anew with it.
 
     Returns:
         What was written, and how each file compares with the network.
 
     Raises:
-        InputError: No such run, or packages are missing.
+        InputError: No such run, packages are missing, or an opset that they do not write.
         ExportError: A file does not compute what the network computes.
     """
-    from fpnas.data.augment import Augmentation
-    from fpnas.data.loader import ImageLoader
-    from fpnas.networks.network import Classifier
-    from fpnas.stages.batches import open_dataset
-    from fpnas.stages.training import load_model
-    from fpnas.training.export import export_classifier
-    from fpnas.training.inference import ModelCard
+    if opset is not None:
+        from fpnas.training.export import check_opset
 
+        check_opset(opset)
     if directory.exists() and not directory.is_dir():
         raise InputError("--output", directory, "is a file", fix="name a folder")
     results = finished_runs([name] if name else None)
     result = max(results, key=lambda r: r["finished"])["result"]
     artifacts = {stage["name"]: stage["artifact"] for stage in result["stages"]}
-    best = max(("train", "distill"), key=lambda stage: result[stage]["top1"])
+    best = max(
+        (stage for stage in ("train", "distill") if result[stage]),
+        key=lambda stage: result[stage]["top1"],
+    )
     with services(home_directory()):
         store = connect()
-        network, info = load_model(store.open(artifacts[best]))
-        dataset = open_dataset(store.open(artifacts["prepare"]))
-
-        def loader(split: Any, batch_size: int) -> ImageLoader:
-            return ImageLoader(
-                dataset,
-                split,
-                batch_size=batch_size,
-                input_size=info["input_size"],
-                training=False,
-                seed=0,
-                augmentation=Augmentation(eval_crop=info["crop"]),
+        made = store.open(artifacts["register"]) if artifacts.get("register") else None
+        if opset is None and made is not None and f"{FOLDER}/{RECORD}" in made.files:
+            directory.mkdir(parents=True, exist_ok=True)
+            record = made.read_json(f"{FOLDER}/{RECORD}")
+            for file in made.files:
+                target = directory / Path(file).name
+                if file.startswith(f"{FOLDER}/") and target.name != RECORD:
+                    shutil.copyfile(made.fetch(file), target.with_name(f"{target.name}.part"))
+                    target.with_name(f"{target.name}.part").replace(target)
+                    made.release(file)
+        else:
+            record = export_model(
+                store.open(artifacts[best]),
+                store.open(artifacts["prepare"]),
+                directory,
+                result["architecture"]["string"],
+                opset,
             )
-
-        card = ModelCard(
-            classes=tuple(entry["name"] for entry in info["classes"]),
-            input_size=info["input_size"],
-            crop=info["crop"],
-            architecture=result["architecture"]["string"],
-        )
-        calibration = islice(
-            _pictures(loader("alpha", _CALIBRATION_BATCH_SIZE)), _CALIBRATION_BATCHES
-        )
-        files = export_classifier(
-            Classifier(network, info["mean"], info["std"]),
-            directory,
-            card,
-            checked=_pictures(loader("val", _BATCH_SIZE)),
-            calibration=(images for images, _ in calibration),
-        )
     written = {
         "run": result["run_id"],
         "model": best,
         "artifact": artifacts[best],
         "directory": str(directory),
-        "files": [asdict(file) for file in files],
+        **record,
     }
-    write_json(directory / "export.json", written)
+    write_json(directory / RECORD, written)
     return written
-
-
-def _pictures(loader: ImageLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Values from 0 to 1, as an exported file takes them."""
-    for images, labels, _ in loader:
-        yield images.float() / 255, labels

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from fpnas.errors import InputError
+from fpnas.packages import EXPORT_PACKAGES, require
 from fpnas.stages.base import STAGES, RunInfo
 from fpnas.storage import Store, connect, home_directory
 from pipelines.display import Display
@@ -52,11 +53,17 @@ def run(request: Request, console: Console) -> dict[str, Any]:
 
 
 def check(plan: Plan, store: Store) -> None:
-    """Checks storage, tracking and pictures.
+    """Checks packages, storage, tracking and pictures.
 
     Raises:
         InputError: Naming what cannot be used.
     """
+    from fpnas.stages import register
+
+    registration = plan.configs["register"]
+    assert isinstance(registration, register.Config)
+    if registration.export:
+        require(*EXPORT_PACKAGES)
     from fpnas import tracking
     from fpnas.data.prepare import check as check_data
     from fpnas.stages.prepare import Config

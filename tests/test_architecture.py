@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpnas.architecture import Architecture, GroupSpec, architecture_at, mid_channels
+from fpnas.architecture import (
+    Architecture,
+    GroupSpec,
+    architecture_at,
+    mid_channels,
+    parse_architecture,
+)
 from fpnas.errors import InputError
 from fpnas.space import load_space
 
@@ -127,3 +133,39 @@ def test_other_json_is_refused(change, field):
     assert caught.value.field == field
     with pytest.raises(InputError, match="head_channels"):
         Architecture.from_json({k: v for k, v in EXAMPLE.to_json().items() if k != "head_channels"})
+
+
+@given(st.data())
+def test_a_line_is_read_as_what_computes_the_same(data):
+    space = load_space("tiny").open()
+    choices = [
+        [data.draw(st.integers(0, len(c) - 1)) for c in group.choices] for group in space.groups
+    ]
+    architecture = architecture_at(space, choices)
+    again = parse_architecture(str(architecture), space=space.name, model=space.model)
+    assert str(again) == str(architecture)
+    assert again.blocks() == architecture.blocks()
+    assert again.input_size == architecture.input_size
+    if all(group.kernel for group in architecture.groups):
+        assert again == architecture
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "c16s2",
+        "c16s2-c128@64",
+        "c16s2-e1c16k3r",
+        "c16s2-e1c16k3r-c128",
+        "c16-e1c16k3r-c128@64",
+        "c16s2-e1c16-c128@64",
+        "c16s2-skipc16k3r-c128@64",
+        "c16s2-e1c16k3t-c128@64",
+        "c16s2-e1c16k3r--c128@64",
+        "c16s2-e1c16k3r-c128@64 ",
+    ],
+)
+def test_a_line_that_is_none_is_refused(line):
+    with pytest.raises(InputError, match="is not an architecture in one line"):
+        parse_architecture(line)

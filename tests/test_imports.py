@@ -29,6 +29,7 @@ LAYERS = (
         "fpnas.state",
     ),
     ("fpnas.search.options", "fpnas.training.recipe"),
+    ("fpnas.packages",),
     ("fpnas.errors", "fpnas.canonical", "fpnas.code_version", "fpnas.memory", "fpnas.__version__"),
 )
 METHOD = (

@@ -22,6 +22,7 @@ from fpnas.report.table import (
     format_comparison,
     format_macs,
     format_percent,
+    speed_rows,
 )
 
 
@@ -141,25 +142,4 @@ def _architecture(run: ComparedRun) -> Picture:
 
 
 def _speeds(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
-    """One row for each run, runtime and device."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in runs:
-        for one in run.speed["measurements"] if run.speed else ():
-            assert run.speed is not None
-            key = (run.name, one["runtime"], one["device"])
-            on_gpu = one["device"] != "cpu"
-            row = rows.setdefault(
-                key,
-                {
-                    "run": run.name,
-                    "runtime": one["runtime"],
-                    "machine": run.speed["gpu"] if on_gpu else run.speed["cpu"],
-                    "threads": MISSING if on_gpu else one["num_threads"],
-                },
-            )
-            if one["batch_size"] == 1:
-                row["median_ms"] = 1e3 * one["median_seconds"]
-                row["p90_ms"] = 1e3 * one["p90_seconds"]
-            else:
-                row["images_per_second"] = one["images_per_second"]
-    return list(rows.values())
+    return [{"run": run.name, **row} for run in runs for row in speed_rows(run.speed)]

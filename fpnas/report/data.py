@@ -151,6 +151,8 @@ class ReportData:
         distill: The same architecture, distilled.
         teacher: What it was distilled from.
         registered_model: The entry in the registry.
+        speed: Of the better model, see :func:`fpnas.training.speed.measure_everywhere`.
+        exported: Its files, see :class:`fpnas.training.export.ExportedFile`, as mappings.
         links: Addresses by what they show, such as MLflow pages. Those of http and https become
             links, others are shown as text.
         alarms: What is suspicious about the search, a sentence each.
@@ -175,6 +177,8 @@ class ReportData:
     distill: TrainingSummary | None = None
     teacher: Teacher | None = None
     registered_model: RegisteredModel | None = None
+    speed: Mapping[str, Any] | None = None
+    exported: Sequence[Mapping[str, Any]] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     alarms: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from fpnas.report.table import (
     format_percent,
     format_points,
     format_seconds,
+    speed_rows,
 )
 
 _NUM_ERRORS = 5
@@ -64,6 +65,7 @@ def render_report(data: ReportData) -> str:
             models=_model_rows(data),
             weakest=_weakest_classes(data),
             confused=_confused_classes(data),
+            speeds=speed_rows(data.speed),
             links=[(name, url, is_web(url)) for name, url in data.links.items()],
             advice=next_steps(data),
         )

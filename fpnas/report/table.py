@@ -223,6 +223,32 @@ def comparison_view(table: pd.DataFrame) -> Table:
     return view
 
 
+def speed_rows(speed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """One row for each runtime and device of :func:`fpnas.training.speed.measure_everywhere`.
+
+    Each has ``runtime``, ``machine``, ``threads``, ``median_ms``, ``p90_ms`` (of one picture) and
+    ``images_per_second`` (in batches).
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in speed["measurements"] if speed else ():
+        assert speed is not None
+        on_gpu = one["device"] != "cpu"
+        row = rows.setdefault(
+            (one["runtime"], one["device"]),
+            {
+                "runtime": one["runtime"],
+                "machine": speed["gpu"] if on_gpu else speed["cpu"],
+                "threads": MISSING if on_gpu else one["num_threads"],
+            },
+        )
+        if one["batch_size"] == 1:
+            row["median_ms"] = 1e3 * one["median_seconds"]
+            row["p90_ms"] = 1e3 * one["p90_seconds"]
+        else:
+            row["images_per_second"] = one["images_per_second"]
+    return list(rows.values())
+
+
 def exported_table(files: Sequence[Mapping[str, Any]]) -> Table:
     """Exported files beside the network, from :class:`fpnas.training.export.ExportedFile`."""
     table = Table("file", "size", "top-1", "first class as the network", "largest difference")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fpnas.stages.config import StageConfig
+from fpnas.stages.exporting import FOLDER, RECORD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fpnas.stages.base import StageContext
 
 
@@ -16,14 +19,21 @@ class Config(StageConfig):
     Attributes:
         name: Of the registered model; by default ``fp-nas-<operating point>``.
         tracking: Where it is registered, so that another registry gets its own entry.
+        export: Write the model in the formats of :mod:`fpnas.training.export` too, which takes
+            the packages of the extra ``export``.
     """
 
     name: str
     tracking: str = ""
+    export: bool = True
 
 
 def run(context: StageContext) -> None:
-    """Writes ``summary.json``, ``speed.json``, ``registration.json`` and ``report.html``."""
+    """Writes what is known of the run, and registers its better model.
+
+    ``summary.json``, ``exported/`` (see :mod:`fpnas.stages.exporting`), ``speed.json``,
+    ``registration.json`` and ``report.html``.
+    """
     from fpnas.stages.headline import log_headline
     from fpnas.stages.registering import register
     from fpnas.stages.reporting import collect, render
@@ -32,17 +42,20 @@ def run(context: StageContext) -> None:
     findings = collect(context.inputs)
     summary = findings.summary()
     context.output.write_json("summary.json", summary)
-    context.progress(1, 5, "measuring latency and throughput")
+    context.progress(1, 6, "exporting the model")
+    exported = _export(context, findings.best, summary) if context.config.export else None
+    context.progress(2, 6, "measuring latency and throughput")
     speed = _measure(context, findings.best)
     context.output.write_json("speed.json", speed)
-    context.progress(2, 5, "registering the model")
-    registration = register(context, findings.best, summary, speed)
+    context.progress(3, 6, "registering the model")
+    files = sorted(_exported(context).iterdir()) if exported else []
+    registration = register(context, findings.best, summary, speed, files)
     context.output.write_json("registration.json", registration)
-    context.progress(3, 5, "drawing the report")
-    html, figures = render(findings, context, registration)
+    context.progress(4, 6, "drawing the report")
+    html, figures = render(findings, context, registration, speed, exported)
     report = context.output.path("report.html")
     report.write_text(html, encoding="utf-8")
-    context.progress(4, 5, "logging to MLflow")
+    context.progress(5, 6, "logging to MLflow")
     parent = parent_run(context.info)
     seconds = {stage: bill.get("seconds", 0.0) for stage, bill in findings.bills.items()}
     log_headline(parent, context.info, summary, seconds, speed)
@@ -54,15 +67,35 @@ def run(context: StageContext) -> None:
     parent.finish()
 
 
+def _exported(context: StageContext) -> Path:
+    """Where the exported files are."""
+    return context.output.path(f"{FOLDER}/{RECORD}").parent
+
+
+def _export(context: StageContext, best: str, summary: dict[str, Any]) -> dict[str, Any]:
+    from fpnas.stages.exporting import export_model
+
+    record = export_model(
+        context.inputs[best],
+        context.inputs["dataset"],
+        _exported(context),
+        summary["architecture"]["string"],
+    )
+    context.output.write_json(f"{FOLDER}/{RECORD}", record)
+    return record
+
+
 def _measure(context: StageContext, best: str) -> dict[str, Any]:
-    """Speed of the network, with what else the machine was doing meanwhile."""
+    """Speed of the network and its ONNX files, with what else the machine was doing meanwhile."""
     from fpnas.networks.network import Classifier
     from fpnas.stages.load import OtherLoad
     from fpnas.stages.training import load_model
+    from fpnas.training.inference import runner
     from fpnas.training.speed import measure_everywhere
 
     network, info = load_model(context.inputs[best])
+    files = {path.name: runner(path) for path in sorted(_exported(context).glob("*.onnx"))}
     load = OtherLoad()
     model = Classifier(network, info["mean"], info["std"])
-    found = measure_everywhere(model, info["input_size"])
+    found = measure_everywhere(model, info["input_size"], files)
     return {**found, "other_cores": load.cores()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,14 +127,29 @@ def collect(inputs: Mapping[str, Artifact]) -> Findings:
 
 
 def render(
-    findings: Findings, context: StageContext, registration: Mapping[str, Any]
+    findings: Findings,
+    context: StageContext,
+    registration: Mapping[str, Any],
+    speed: Mapping[str, Any],
+    exported: Mapping[str, Any] | None,
 ) -> tuple[str, dict[str, Figure]]:
     """Draws the report and the figures that go to MLflow.
+
+    Args:
+        findings: Of the stages before.
+        context: Of the stage.
+        registration: ``registration.json``.
+        speed: ``speed.json``.
+        exported: ``exported/export.json``; None when nothing was exported.
 
     Returns:
         The HTML, and the figures by file name.
     """
-    data = _report_data(findings, context, registration)
+    data = replace(
+        _report_data(findings, context, registration),
+        speed=speed,
+        exported=exported["files"] if exported else (),
+    )
     snapshots = data.snapshots
     assert snapshots is not None
     figures = {

@@ -15,35 +15,33 @@ Tensor shapes: B pictures, S input size, C classes.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fpnas.errors import FpnasError
+from fpnas.errors import FpnasError, InputError
 from fpnas.networks.network import Classifier
+from fpnas.packages import EXPORT_PACKAGES, require
 from fpnas.training.inference import (
     CARD_KEY,
     INPUT_NAME,
     OUTPUT_NAME,
     ModelCard,
     Runner,
-    require,
     runner,
     without_gradients,
 )
+from fpnas.training.int8 import quiet, write_int8
 
 FILES = ("model.pt2", "model.onnx", "model.int8.onnx")
+OPSETS = range(18, 24)
+"""Versions of ONNX's operators that torch's exporter writes."""
+
 LARGEST_DIFFERENCE = 1e-4
 """What a float32 file's logits may be off the network's, in absolute terms."""
 
@@ -83,6 +81,7 @@ def export_classifier(
     *,
     checked: Pictures,
     calibration: Iterable[Tensor],
+    opset: int | None = None,
 ) -> list[ExportedFile]:
     """Writes all formats, and runs each on the same pictures as the network.
 
@@ -94,22 +93,24 @@ def export_classifier(
         card: Goes into every file.
         checked: Pictures to compare on.
         calibration: Pictures (B, 3, S, S) that the ranges of int8 activations are taken from.
+        opset: Of the ONNX files, one of :data:`OPSETS`; torch's default when None.
 
     Returns:
         One record a file, the network itself as ``network`` first.
 
     Raises:
-        InputError: The packages for ONNX are not installed.
+        InputError: The packages for ONNX are not installed, or do not write the opset.
         ExportError: A float32 file is off by more than :data:`LARGEST_DIFFERENCE`, or ranks
             another class first.
     """
-    require("onnx", "onnxscript", "onnxruntime")
+    require(*EXPORT_PACKAGES)
+    check_opset(opset)
     model = model.eval()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in FILES]
-        exported = _export(model, card)
+        exported = export_program(model, card.input_size)
         torch.export.save(exported, paths[0], extra_files={CARD_KEY: card.to_json()})
-        write_onnx(exported, paths[1], card)
+        write_onnx(exported, paths[1], card, opset)
         write_int8(paths[1], paths[2], calibration)
         runners = {"network": without_gradients(model)} | {p.name: runner(p) for p in paths}
         found = _compare(runners, checked, {path.name: path.stat().st_size for path in paths})
@@ -128,86 +129,75 @@ def export_classifier(
     return found
 
 
-def _export(model: Classifier, card: ModelCard) -> torch.export.ExportedProgram:
+def check_opset(opset: int | None) -> None:
+    """Makes sure that an opset can be written.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if opset is not None and opset not in OPSETS:
+        raise InputError(
+            "--opset",
+            opset,
+            "is not written by torch's exporter",
+            legal=f"{OPSETS[0]} to {OPSETS[-1]}",
+            fix="leave it out, or use a runtime that reads one of these",
+        )
+
+
+def opset_of(path: Path) -> int:
+    """Opset of an ONNX file."""
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    return int(max(entry.version for entry in proto.opset_import if not entry.domain))
+
+
+def export_program(model: Classifier, input_size: int) -> torch.export.ExportedProgram:
+    """Traces a classifier in evaluation mode, with a variable batch."""
     # A batch of 1 would be taken for a constant.
-    example = torch.zeros(2, 3, card.input_size, card.input_size)
+    example = torch.zeros(2, 3, input_size, input_size)
     return torch.export.export(
         model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=2**16)},)
     )
 
 
-def write_onnx(exported: torch.export.ExportedProgram, path: Path, card: ModelCard) -> None:
-    """Writes ONNX, at the opset that the installed torch exports by default."""
+def write_onnx(
+    exported: torch.export.ExportedProgram, path: Path, card: ModelCard, opset: int | None = None
+) -> None:
+    """Writes ONNX.
+
+    Args:
+        exported: From :func:`export_program`.
+        path: Where to.
+        card: Goes into the file.
+        opset: One of :data:`OPSETS`; torch's default when None.
+
+    Raises:
+        ExportError: The installed torch has written another opset.
+    """
     import onnx
 
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             exported,
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
+    # The exporter only warns when it cannot convert to the opset.
+    written = [entry.version for entry in proto.opset_import if not entry.domain]
+    if opset is not None and written != [opset]:
+        raise ExportError(f"torch {torch.__version__} wrote the opset {written}, not {opset}")
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     proto.metadata_props.add(key=CARD_KEY, value=card.to_json())
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
-
-
-def write_int8(source: Path, path: Path, calibration: Iterable[Tensor]) -> None:
-    """Quantizes ONNX statically: int8 weights a channel, uint8 activations.
-
-    Activations are cut at the 99.999th percentile, not at the extreme: swish has long tails. One
-    batch is in memory at a time, with all activations of the network.
-
-    Args:
-        source: The float32 file.
-        path: Where to.
-        calibration: Pictures (B, 3, S, S).
-    """
-    import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    batches = [{INPUT_NAME: batch.numpy()} for batch in calibration]
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __len__(self) -> int:
-            return len(batches)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self._rest = iter(batches[start_index:end_index])
-
-        def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
-            return next(self._rest, None)
-
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            path,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibStridedMinMax": 1},  # one batch at a time; for any method
-        )
-    proto = onnx.load(path)
-    if not any(entry.key == CARD_KEY for entry in proto.metadata_props):
-        proto.metadata_props.extend(onnx.load(source).metadata_props)
-        onnx.save(proto, path)
 
 
 def _compare(
@@ -235,22 +225,3 @@ def _compare(
         )
         for name in runners
     ]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress and the advice of exporters, which are not for users."""
-    levels = {name: logging.getLogger(name).level for name in ("", "onnxscript", "onnx_ir")}
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

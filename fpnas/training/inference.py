@@ -5,8 +5,6 @@ Tensor shapes: B pictures, S input size, C classes.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fpnas.errors import InputError
+from fpnas.packages import require
 
 CARD_KEY = "fpnas.json"
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
@@ -53,21 +52,6 @@ class ModelCard:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def require(*packages: str) -> None:
-    """Makes sure that packages for exported files are installed.
-
-    Raises:
-        InputError: Naming one that is not.
-    """
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                "package", package, "is not installed", fix="pip install 'fpnas[export]'"
-            ) from error
-
-
 def without_gradients(model: Callable[[Tensor], Tensor]) -> Runner:
     """Runs a module of torch."""
 
@@ -80,40 +64,49 @@ def without_gradients(model: Callable[[Tensor], Tensor]) -> Runner:
 
 def runner(path: Path) -> Runner:
     """Loads an exported file."""
+    return _load(path)[0]
+
+
+def load(path: Path) -> tuple[Runner, ModelCard]:
+    """Loads an exported file and its card.
+
+    Raises:
+        InputError: It is not a file that this module wrote.
+    """
+    try:
+        run, text = _load(path)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        raise _foreign(path) from error
+    if not text:
+        raise _foreign(path)
+    return run, ModelCard.from_json(text)
+
+
+def _load(path: Path) -> tuple[Runner, str]:
+    """What computes, and the text of the card; empty where there is none."""
     if path.suffix == ".pt2":
-        return without_gradients(torch.export.load(path).module())
+        extra = {CARD_KEY: ""}
+        module = torch.export.load(path, extra_files=extra).module()
+        return without_gradients(module), extra[CARD_KEY]
     session = _session(path)
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images.contiguous().numpy()})
         return torch.from_numpy(logits)
 
-    return run
+    return run, session.get_modelmeta().custom_metadata_map.get(CARD_KEY, "")
 
 
-def read_card(path: Path) -> ModelCard:
-    """Reads the card of an exported file.
-
-    Raises:
-        InputError: It is not a file that this module wrote.
-    """
-    text = ""
-    with contextlib.suppress(Exception):  # whatever a foreign file makes the readers raise
-        if path.suffix == ".pt2":
-            extra = {CARD_KEY: ""}
-            torch.export.load(path, extra_files=extra)
-            text = extra[CARD_KEY]
-        else:
-            text = _session(path).get_modelmeta().custom_metadata_map.get(CARD_KEY, "")
-    if not text:
-        raise InputError(
-            "--model",
-            path,
-            "is not a classifier that fpnas exported",
-            legal="model.pt2, model.onnx, model.int8.onnx",
-            fix="write one with fpnas export",
-        )
-    return ModelCard.from_json(text)
+def _foreign(path: Path) -> InputError:
+    return InputError(
+        "--model",
+        path,
+        "is not a classifier that fpnas exported",
+        legal="model.pt2, model.onnx, model.int8.onnx",
+        fix="write one with fpnas export",
+    )
 
 
 def _session(path: Path) -> Any:
@@ -122,6 +115,7 @@ def _session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()  # it does not ask OMP_NUM_THREADS
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

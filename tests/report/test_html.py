@@ -108,6 +108,34 @@ def full(**changes) -> ReportData:
         distill=TrainingSummary(0.75, history=history(TRAINING_COLUMNS, 8)),
         teacher=Teacher("EfficientNet-Lite0", 0.9),
         registered_model=RegisteredModel("fp-nas-t0", "3", ("champion",)),
+        speed={
+            "method": "By the clock.",
+            "cpu": "one processor",
+            "gpu": None,
+            "other_cores": 0.4,
+            "measurements": [
+                {
+                    "runtime": EVIL,
+                    "device": "cpu",
+                    "batch_size": batch,
+                    "num_threads": 2,
+                    "median_seconds": 0.002,
+                    "p90_seconds": 0.003,
+                    "images_per_second": 16_000.0,
+                }
+                for batch in (1, 32)
+            ],
+        },
+        exported=[
+            {
+                "name": "model.onnx",
+                "size_bytes": 3 << 20,
+                "max_difference": 4.3e-06,
+                "agreement": 1.0,
+                "top1": 0.75,
+                "num_images": 6,
+            }
+        ],
         links={"MLflow": "http://127.0.0.1:5000/#/runs/1", "bad": "javascript:alert(1)"},
         config={"search.num_steps": 60},
         next_steps=("Say hello.",),
@@ -128,6 +156,12 @@ def page(html) -> Page:
 def test_page_is_well_formed(html, page):
     assert html.startswith("<!doctype html>")
     assert not page.open
+
+
+def test_files_and_speed(page):
+    assert "model.onnx 3.00 MiB 75.0 % 100.0 % 4.3e-06" in page.text
+    assert "one processor 2 2.00 ms 3.00 ms 16,000" in page.text
+    assert "By the clock. Meanwhile other processes kept 0.4 cores busy." in page.text
 
 
 def test_page_loads_nothing(html, page):
@@ -297,7 +331,7 @@ def test_where_the_better_model_errs():
     html = render_report(full(distill=distill))
     text = " ".join(html.split())
     assert "4.3 %" in text
-    section = text[text.index("Where the better model errs") :]
+    section = text[text.index("Where the better model errs") : text.index('id="model"')]
     rows = [re.sub(r"<[^>]*>", "|", row) for row in section.split("<tr>")]
     cells = [[cell for cell in row.split("|") if cell.strip()] for row in rows]
     # Weakest first, without what is always found; then the pairs that happen.

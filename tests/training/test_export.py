@@ -6,6 +6,7 @@ import sys
 from copy import deepcopy
 from functools import cache
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -16,15 +17,15 @@ from fpnas.errors import InputError
 from fpnas.networks.network import Classifier, Network
 from fpnas.space import load_space
 from fpnas.training import export
-from fpnas.training.export import FILES, ExportError, export_classifier
-from fpnas.training.inference import (
-    ModelCard,
-    read_card,
-    read_pictures,
-    require,
-    runner,
-    top_classes,
+from fpnas.training.export import (
+    FILES,
+    OPSETS,
+    ExportError,
+    export_classifier,
+    opset_of,
 )
+from fpnas.training.inference import ModelCard, load, read_pictures, runner, top_classes
+from fpnas.training.int8 import Int8Recipe, write_int8
 
 SIZE = 16
 CARD = ModelCard(("cat", "dog", "café"), SIZE, 0.875, "c16")
@@ -91,9 +92,10 @@ def test_every_file_agrees_with_the_network(exported):
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_file_knows_its_classes_and_takes_any_batch(exported, name, batch):
     path = exported[0] / "new" / name
-    assert read_card(path) == CARD
+    run, card = load(path)
+    assert card == CARD
     images = torch.rand(batch, 3, SIZE, SIZE)
-    assert runner(path)(images).shape == (batch, 3)
+    assert run(images).shape == (batch, 3)
 
 
 def test_three_lines_with_torch_alone(exported, tmp_path):
@@ -130,10 +132,10 @@ def test_pictures_from_files(exported, tmp_path):
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     write = export.write_onnx
 
-    def wrong(exported, path, card):
+    def wrong(exported, path, card, opset):
         other = classifier()
         other.network.classifier.bias.data += 1e-3
-        write(export._export(other.eval(), card), path, card)
+        write(export.export_program(other.eval(), SIZE), path, card)
 
     monkeypatch.setattr(export, "write_onnx", wrong)
     calibration = (images for images, _ in batches(1))
@@ -149,7 +151,7 @@ def test_a_foreign_file_is_refused(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="is not a classifier"):
-        read_card(path)
+        load(path)
 
 
 def test_a_picture_that_is_none_is_refused(tmp_path):
@@ -160,6 +162,50 @@ def test_a_picture_that_is_none_is_refused(tmp_path):
             read_pictures([wrong], CARD)
 
 
-def test_a_missing_package_is_named():
-    with pytest.raises(InputError, match=r"no_such_package is not installed.*fpnas\[export\]"):
-        require("no_such_package")
+@pytest.mark.parametrize("opset", [OPSETS[0], OPSETS[-1]])
+def test_an_opset_is_what_was_asked_for(tmp_path, opset):
+    calibration = (images for images, _ in batches(1))
+    found = export_classifier(
+        classifier(), tmp_path, CARD, checked=batches(1), calibration=calibration, opset=opset
+    )
+    assert opset_of(tmp_path / "model.onnx") == opset
+    assert found[2].agreement == 1
+
+
+@pytest.mark.parametrize("opset", [7, 17, 99])
+def test_an_opset_that_is_not_written_is_refused_before_any_work(tmp_path, opset):
+    with pytest.raises(InputError, match=rf"--opset={opset} is not written.* 18 to "):
+        export_classifier(
+            classifier(), tmp_path / "new", CARD, checked=[], calibration=[], opset=opset
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_exporter_that_writes_another_opset_is_caught(tmp_path, monkeypatch):
+    exported = export.export_program(classifier(), SIZE)
+    with pytest.raises(ExportError, match=r"wrote the opset \[18\], not 17"):
+        export.write_onnx(exported, tmp_path / "model.onnx", CARD, 17)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_layers_that_stay_in_float(exported, tmp_path):
+    """A layer is quantized when its weights have a scale of their own."""
+    source = exported[0] / "new" / "model.onnx"
+
+    def num_quantized(**options):
+        calibration = (images for images, _ in batches(1))
+        path = tmp_path / "int8.onnx"
+        write_int8(source, path, calibration, Int8Recipe(only_weighted=True, **options))
+        kept = {node.output[0]: node for node in onnx.load(path).graph.node}
+        weighted = [n for n in kept.values() if n.op_type in ("Conv", "Gemm", "MatMul")]
+        return sum(
+            kept[n.input[1]].op_type == "DequantizeLinear" if n.input[1] in kept else 0
+            for n in weighted
+        ), len(weighted)
+
+    every, total = num_quantized()
+    assert every == total
+    assert num_quantized(floats=("first",)) == (total - 1, total)
+    assert num_quantized(floats=("first", "last")) == (total - 2, total)
+    without_gates, _ = num_quantized(floats=("gates",))
+    assert 0 < without_gates < total - 1
