@@ -16,7 +16,7 @@ LAYERS = (
     ("pipelines",),
     ("components",),
     ("fpnas.stages", "fpnas.doctor"),
-    ("fpnas.registry",),
+    ("fpnas.registry", "fpnas.timm_models"),
     ("fpnas.tracking", "fpnas.services"),
     ("fpnas.search", "fpnas.training", "fpnas.data", "fpnas.report", "fpnas.storage"),
     (

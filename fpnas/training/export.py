@@ -6,9 +6,10 @@
     model = torch.export.load("model.pt2").module()
     logits = model(images)  # float32 (B, 3, S, S), values from 0 to 1
 
-``model.onnx`` and ``model.int8.onnx`` run in onnxruntime. Every file carries its class names and
-how a picture becomes its input, see
-:class:`fpnas.training.inference.ModelCard`. The batch is variable.
+``model.onnx`` and ``model.int8.onnx`` run in onnxruntime, and ``model.safetensors`` holds the
+weights for this package and for timm (:mod:`fpnas.timm_models`). Every file carries its class
+names and how a picture becomes its input, see :class:`fpnas.training.inference.ModelCard`. The
+batch is variable.
 
 Tensor shapes: B pictures, S input size, C classes.
 """
@@ -34,11 +35,12 @@ from fpnas.training.inference import (
     ModelCard,
     Runner,
     runner,
+    save_classifier,
     without_gradients,
 )
 from fpnas.training.int8 import quiet, write_int8
 
-FILES = ("model.pt2", "model.onnx", "model.int8.onnx")
+FILES = ("model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx")
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that torch's exporter writes."""
 
@@ -108,13 +110,15 @@ def export_classifier(
     model = model.eval()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in FILES]
+        weights, program, onnx, int8 = paths
+        save_classifier(model, weights, card)
         exported = export_program(model, card.input_size)
-        torch.export.save(exported, paths[0], extra_files={CARD_KEY: card.to_json()})
-        write_onnx(exported, paths[1], card, opset)
-        write_int8(paths[1], paths[2], calibration)
+        torch.export.save(exported, program, extra_files={CARD_KEY: card.to_json()})
+        write_onnx(exported, onnx, card, opset)
+        write_int8(onnx, int8, calibration)
         runners = {"network": without_gradients(model)} | {p.name: runner(p) for p in paths}
         found = _compare(runners, checked, {path.name: path.stat().st_size for path in paths})
-        for record in found[:3]:
+        for record in found[:-1]:
             if record.max_difference > LARGEST_DIFFERENCE or record.agreement < 1:
                 raise ExportError(
                     f"{record.name} differs from the network by {record.max_difference:.2g} in a "

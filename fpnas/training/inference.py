@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from fpnas.architecture import parse_architecture
 from fpnas.errors import InputError
+from fpnas.networks.network import Classifier, Network
 from fpnas.packages import require
 
 CARD_KEY = "fpnas.json"
@@ -84,8 +88,35 @@ def load(path: Path) -> tuple[Runner, ModelCard]:
     return run, ModelCard.from_json(text)
 
 
+def load_classifier(path: Path) -> tuple[Classifier, ModelCard]:
+    """Builds the network of ``model.safetensors``, with its weights.
+
+    Raises:
+        InputError: It is not such a file.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            card = ModelCard.from_json((file.metadata() or {})[CARD_KEY])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        architecture = parse_architecture(card.architecture)
+        model = Classifier(Network(architecture, len(card.classes)), [0.0] * 3, [1.0] * 3)
+        model.load_state_dict(state)
+    except Exception as error:  # whatever a foreign file makes the reader raise
+        raise _foreign(path) from error
+    return model.eval(), card
+
+
+def save_classifier(model: Classifier, path: Path, card: ModelCard) -> None:
+    """Writes ``model.safetensors``, which :func:`load_classifier` reads."""
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(state, path, metadata={CARD_KEY: card.to_json()})
+
+
 def _load(path: Path) -> tuple[Runner, str]:
     """What computes, and the text of the card; empty where there is none."""
+    if path.suffix == ".safetensors":
+        model, card = load_classifier(path)
+        return without_gradients(model), card.to_json()
     if path.suffix == ".pt2":
         extra = {CARD_KEY: ""}
         module = torch.export.load(path, extra_files=extra).module()
@@ -104,7 +135,7 @@ def _foreign(path: Path) -> InputError:
         "--model",
         path,
         "is not a classifier that fpnas exported",
-        legal="model.pt2, model.onnx, model.int8.onnx",
+        legal="model.safetensors, model.pt2, model.onnx, model.int8.onnx",
         fix="write one with fpnas export",
     )
 

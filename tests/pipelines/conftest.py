@@ -60,7 +60,7 @@ class Workplace:
 
     def run(self, *options: str) -> dict:
         process = self.start(*options)
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
         return json.loads(output)
 
@@ -71,7 +71,7 @@ class Workplace:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 
@@ -83,7 +83,7 @@ class Workplace:
 
     def wait_for_progress(self, process: subprocess.Popen[str], stage: str, done: int) -> None:
         """Waits until a stage has made some steps, and a checkpoint after each of them."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             assert process.poll() is None, process.stderr.read()
             for path in (self.folder / "home" / "runs").glob("*/events.jsonl"):

@@ -2,6 +2,7 @@
 
 import json
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,11 +26,35 @@ def test_the_better_model_is_exported_and_checked_on_all_validation_pictures(exp
     folder = workplace.folder / "files"
     assert {path.name for path in folder.iterdir()} == {*FILES, "export.json"}
     assert json.loads((folder / "export.json").read_text()) == written
-    for file in written["files"][:3]:
+    for file in written["files"][:-1]:
         # What the training stage has measured, from the pictures' bytes on.
         assert file["top1"] == pytest.approx(result[best]["top1"], abs=1e-9)
         assert file["num_images"] == result[best]["num_images"]
         assert file["max_difference"] < 1e-4
+
+
+def test_the_run_has_made_the_files_itself(exported):
+    workplace, result, _ = exported
+    register = next(s for s in result["stages"] if s["name"] == "register")
+    stored = workplace.folder / "home" / "s3" / register["artifact"].removeprefix("s3://")
+    for name in FILES:
+        (made,) = stored.glob(f"*/exported/{name}")
+        assert made.read_bytes() == (workplace.folder / "files" / name).read_bytes()
+    client = mlflow.MlflowClient(result["mlflow"]["tracking_uri"])
+    version = client.get_model_version_by_alias("fp-nas-n0", "champion")
+    place = client.get_run(version.run_id).info.artifact_uri.removeprefix("s3://")
+    folder = workplace.folder / "home" / "s3" / place / "exported"
+    assert {path.name for path in folder.iterdir()} == {*FILES, "export.json"}
+
+
+def test_an_opset_of_ones_own(exported):
+    workplace = exported[0]
+    made = json.loads(workplace.call("export", "--output", "other", "--opset", "18", "--json"))
+    assert made["opset"] == 18 != exported[2]["opset"]
+    assert made["files"][3]["agreement"] == 1
+    status, message = workplace.fails("export", "--opset", "9")
+    assert status == 2
+    assert "--opset=9 is not written" in message
 
 
 def test_a_file_names_digits(exported):
@@ -43,13 +68,14 @@ def test_a_file_names_digits(exported):
         Image.fromarray(pixels).save(path)
         paths.append(path.name)
     found = {}
-    for name in ("model.onnx", "model.pt2"):
+    for name in ("model.onnx", "model.pt2", "model.safetensors"):
         words = ("predict", "--model", f"files/{name}", "--top", "3", "--json", *paths)
         found[name] = json.loads(workplace.call(*words))
-    for one, other in zip(*found.values(), strict=True):
-        assert one["image"] == other["image"]
+    for one, *others in zip(*found.values(), strict=True):
         assert len(one["classes"]) == 3
-        assert [c["name"] for c in one["classes"]] == [c["name"] for c in other["classes"]]
+        for other in others:
+            assert one["image"] == other["image"]
+            assert [c["name"] for c in one["classes"]] == [c["name"] for c in other["classes"]]
     firsts = [row["classes"][0]["name"] for row in found["model.onnx"]]
     right = sum(name == str(digit) for digit, name in enumerate(firsts))
     assert right > 1  # chance is 1 of 10

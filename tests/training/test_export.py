@@ -28,7 +28,10 @@ from fpnas.training.inference import ModelCard, load, read_pictures, runner, top
 from fpnas.training.int8 import Int8Recipe, write_int8
 
 SIZE = 16
-CARD = ModelCard(("cat", "dog", "café"), SIZE, 0.875, "c16")
+# Both activations, both kernels, squeeze-and-excitation and Split-Attention.
+CHOICES = [[0, 0, 1, 0, 1], [1, 1, 2, 1, 2], [0, 0, 0, 0, 0], [0, 0, 1, 1, 3], [0, 1, 1, 1, 0]]
+ARCHITECTURE = architecture_at(load_space("tiny").open(input_size=SIZE), CHOICES)
+CARD = ModelCard(("cat", "dog", "café"), SIZE, 0.875, str(ARCHITECTURE))
 
 
 def batches(number=3, size=32, seed=1):
@@ -43,13 +46,8 @@ def batches(number=3, size=32, seed=1):
 
 @cache
 def trained():
-    space = load_space("tiny").open(input_size=SIZE)
     torch.manual_seed(0)
-    # Both activations, both kernels, squeeze-and-excitation and Split-Attention.
-    choices = [[0, 0, 1, 0, 1], [1, 1, 2, 1, 2], [0, 0, 0, 0, 0], [0, 0, 1, 1, 3], [0, 1, 1, 1, 0]]
-    model = Classifier(
-        Network(architecture_at(space, choices), len(CARD.classes)), [0.5] * 3, [0.25] * 3
-    )
+    model = Classifier(Network(ARCHITECTURE, len(CARD.classes)), [0.5] * 3, [0.25] * 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for images, labels in batches(30, seed=0):
         optimizer.zero_grad()
@@ -75,17 +73,17 @@ def test_every_file_agrees_with_the_network(exported):
     folder, found = exported
     assert [record.name for record in found] == ["network", *FILES]
     assert {path.name for path in (folder / "new").iterdir()} == set(FILES)
-    for record in found[:3]:
+    for record in found[:-1]:
         assert record.max_difference < 1e-4
         assert record.agreement == 1
         assert record.top1 == found[0].top1
     assert found[0].top1 > 0.9
-    assert found[3].agreement > 0.9
-    assert found[3].max_difference > 0  # it is another arithmetic
+    assert found[-1].agreement > 0.9
+    assert found[-1].max_difference > 0  # it is another arithmetic
     assert all(record.num_images == 96 for record in found)
     sizes = [(folder / "new" / name).stat().st_size for name in FILES]
     assert [record.size_bytes for record in found] == [0, *sizes]
-    assert sizes[2] < 0.8 * sizes[1]
+    assert sizes[-1] < 0.8 * sizes[-2]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -146,7 +144,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".safetensors"])
 def test_a_foreign_file_is_refused(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"nothing of the kind")
@@ -169,7 +167,7 @@ def test_an_opset_is_what_was_asked_for(tmp_path, opset):
         classifier(), tmp_path, CARD, checked=batches(1), calibration=calibration, opset=opset
     )
     assert opset_of(tmp_path / "model.onnx") == opset
-    assert found[2].agreement == 1
+    assert found[-2].agreement == 1
 
 
 @pytest.mark.parametrize("opset", [7, 17, 99])
