@@ -98,7 +98,12 @@ def _read(result: dict[str, Any], store: Store) -> ComparedRun:
             missing.append(f"Something of the stage {stage} is not shown: {error}")
             return None
 
-    histories = {name: read(name, _history) for name in ("train", "distill")}
+    # A baseline is trained from scratch, by a stage of its own.
+    histories = {
+        name: read(stage, _history)
+        for stage, name in (("train", "train"), ("baseline", "train"), ("distill", "distill"))
+        if stage in artifacts
+    }
     decoded = read("decode", lambda artifact: artifact.read_json("decode.json"))
     architecture = read("decode", lambda artifact: artifact.read_json("architecture.json"))
     return ComparedRun(

@@ -10,7 +10,7 @@ from fpnas.errors import InputError
 from fpnas.stages.exporting import FOLDER, RECORD, export_model
 from fpnas.storage import connect, home_directory
 from pipelines.files import write_json
-from pipelines.results import finished_runs
+from pipelines.results import latest_registered
 from pipelines.run import services
 
 
@@ -26,7 +26,7 @@ def export_run(name: str | None, directory: Path, opset: int | None = None) -> d
         What was written, and how each file compares with the network.
 
     Raises:
-        InputError: No such run, packages are missing, or an opset that they do not write.
+        InputError: No such run, a baseline, missing packages, or an opset not written.
         ExportError: A file does not compute what the network computes.
     """
     if opset is not None:
@@ -35,17 +35,13 @@ def export_run(name: str | None, directory: Path, opset: int | None = None) -> d
         check_opset(opset)
     if directory.exists() and not directory.is_dir():
         raise InputError("--output", directory, "is a file", fix="name a folder")
-    results = finished_runs([name] if name else None)
-    result = max(results, key=lambda r: r["finished"])["result"]
+    result = latest_registered(name)
     artifacts = {stage["name"]: stage["artifact"] for stage in result["stages"]}
-    best = max(
-        (stage for stage in ("train", "distill") if result[stage]),
-        key=lambda stage: result[stage]["top1"],
-    )
+    best = max(("train", "distill"), key=lambda stage: result[stage]["top1"])
     with services(home_directory()):
         store = connect()
-        made = store.open(artifacts["register"]) if artifacts.get("register") else None
-        if opset is None and made is not None and f"{FOLDER}/{RECORD}" in made.files:
+        made = store.open(artifacts["register"])
+        if opset is None and f"{FOLDER}/{RECORD}" in made.files:
             directory.mkdir(parents=True, exist_ok=True)
             record = made.read_json(f"{FOLDER}/{RECORD}")
             for file in made.files:

@@ -44,6 +44,25 @@ def finished_runs(names: list[str] | None) -> list[dict[str, Any]]:
     ]
 
 
+def latest_registered(name: str | None) -> dict[str, Any]:
+    """The document of a finished run with a registered model; the latest one by default.
+
+    Raises:
+        InputError: No such run, or a baseline, which is not registered.
+    """
+    runs = finished_runs([name] if name else None)
+    registered = [run for run in runs if run["result"].get("registered_model")]
+    if not registered:
+        raise InputError(
+            "run",
+            name or home_directory() / "runs",
+            "has no registered model",
+            fix="name a run of fpnas run; baselines are only measured",
+        )
+    result: dict[str, Any] = max(registered, key=lambda run: run["finished"])["result"]
+    return result
+
+
 def comparison_row(result: dict[str, Any]) -> dict[str, Any]:
     """A row of :func:`fpnas.report.table.comparison_table`; what was not done is absent."""
     search, distill = result["search"], result["distill"]
@@ -68,6 +87,8 @@ def comparison_row(result: dict[str, Any]) -> dict[str, Any]:
             "num_samples": search["num_samples"],
             "search_seconds": search["seconds"],
         }
+    elif result.get("baseline"):
+        row["strategy"] = "baseline"
     if registered := result.get("registered_model"):
         row |= {
             "registered_model": registered["name"],
