@@ -32,11 +32,11 @@ from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.masked_supernet import MaskedSupernet
 from fpnas.networks.network import Network
 from fpnas.networks.supernet import Supernet
+from fpnas.parallel import Ranks
 from fpnas.search.dnas import MaskedEvaluator
 from fpnas.search.engine import Engine
 from fpnas.search.evaluator import SupernetEvaluator
 from fpnas.search.options import WeightOptions
-from fpnas.search.parallel import Ranks
 from fpnas.space import load_space
 from fpnas.stages.searching import peak_memory_bytes
 

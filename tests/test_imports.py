@@ -27,6 +27,7 @@ LAYERS = (
         "fpnas.architecture",
         "fpnas.estimator",
         "fpnas.state",
+        "fpnas.parallel",
     ),
     ("fpnas.search.options", "fpnas.training.recipe"),
     ("fpnas.packages",),
@@ -39,6 +40,7 @@ METHOD = (
     "fpnas.cost",
     "fpnas.estimator",
     "fpnas.state",
+    "fpnas.parallel",
     "fpnas.networks",
     "fpnas.search",
 )

@@ -60,7 +60,7 @@ class ImageLoader:
     Args:
         dataset: The dataset.
         split: ``weights``, ``alpha``, ``train`` or ``val``.
-        batch_size: Pictures a batch and rank.
+        batch_size: Pictures a batch; in training of all ranks together, which share it.
         input_size: S, pixels.
         training: Whether to shuffle and augment.
         seed: Decides order and augmentation.
@@ -100,12 +100,13 @@ class ImageLoader:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._table = dataset.split(split)
         self._labels = self._table["class_index"].to_numpy(np.int64)
-        if training and len(self._table) < world_size:
+        largest = min(len(self._table), batch_size)
+        if training and largest < world_size:
             raise InputError(
                 "world_size",
                 world_size,
-                f"is more than the {len(self._table)} pictures of {split}",
-                legal=f"1 to {len(self._table)}",
+                f"is more than the {largest} pictures of a step on {split}",
+                legal=f"1 to {largest}",
                 fix="use fewer processes or more pictures",
             )
         self._window_bytes = _window_bytes(dataset, split)
@@ -141,7 +142,7 @@ class ImageLoader:
     def __len__(self) -> int:
         """Batches that this rank gets in an epoch."""
         if self.training:
-            return num_training_batches(self.num_images, self.batch_size, self.world_size)
+            return num_training_batches(self.num_images, self.batch_size)
         return -(-len(range(self.rank, self.num_images, self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -262,7 +263,6 @@ class ImageLoader:
         return {
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "world_size": self.world_size,
             "num_images": self.num_images,
             "window_bytes": self._window_bytes,
         }

@@ -1,4 +1,4 @@
-"""The order in which a loader goes through a split, from (seed, epoch, world size)."""
+"""The order in which a loader goes through a split, from (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def epoch_order(
     return np.concatenate(rows)
 
 
-def num_training_batches(num_rows: int, batch_size: int, world_size: int) -> int:
+def num_training_batches(num_rows: int, batch_size: int) -> int:
     """Returns the batches of an epoch: whole ones, or a single smaller one if there is none."""
-    return max(num_rows // (batch_size * world_size), 1)
+    return max(num_rows // batch_size, 1)
 
 
 def training_batch(
@@ -60,16 +60,16 @@ def training_batch(
 ) -> Rows:
     """Returns one rank's part of a step.
 
-    The step takes ``batch_size * world_size`` rows of the order and gives each rank its
-    neighbours, so W ranks of B see together what one rank of W * B sees alone.
+    A step takes the same rows however many ranks share them; each gets neighbours, and as many
+    as the others or one less.
 
     Args:
         order: The epoch's order, (N,).
         position: The step in the epoch.
-        batch_size: Rows a rank.
+        batch_size: Rows of a step.
         rank: This rank.
-        world_size: Ranks in all; at most N.
+        world_size: Ranks in all; at most N and ``batch_size``.
     """
-    each = min(batch_size, len(order) // world_size)
-    start = (position * world_size + rank) * each
-    return order[start : start + each]
+    rows = order[position * batch_size :][:batch_size]
+    start, stop = (len(rows) * number // world_size for number in (rank, rank + 1))
+    return rows[start:stop]

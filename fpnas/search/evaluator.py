@@ -16,9 +16,9 @@ from fpnas.cost import CostModel
 from fpnas.errors import DivergedError
 from fpnas.estimator import importance_weights
 from fpnas.networks.supernet import Supernet
+from fpnas.parallel import Ranks
 from fpnas.search.engine import Engine, PrefixTree
 from fpnas.search.options import Temperature
-from fpnas.search.parallel import Ranks
 from fpnas.search.weights import AbstractWeights, BatchSource, Bill
 
 
@@ -108,7 +108,7 @@ class SupernetEvaluator(AbstractWeights[Supernet]):
         The sum over pictures is divided by their number, so that the learning rate does not
         depend on the batch.
         """
-        self.ranks.check_equal(choices)
+        self.ranks.check_equal(choices, "architectures")
         found = self.accumulate(choices, *next(self._iterators[0]))
         self.descend(learning_rate, found.loss)
         return found

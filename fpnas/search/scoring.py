@@ -73,7 +73,7 @@ class ArchitectureScorer:
     def scores(self, choices: Tensor) -> Tensor:
         """Top-1 accuracy, and the mean log-likelihood a picture in nats: float64 (A, 2)."""
         evaluator, classifier = self.evaluator, self.evaluator.supernet.classifier
-        evaluator.ranks.check_equal(choices)
+        evaluator.ranks.check_equal(choices, "architectures")
         architectures = [evaluator.supernet.architecture(choice) for choice in choices]
         paths = [tuple(architecture.blocks()) for architecture in architectures]
         new = {

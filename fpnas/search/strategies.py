@@ -17,13 +17,13 @@ from fpnas.distribution import (
 from fpnas.estimator import adaptive_num_samples
 from fpnas.networks.masked_supernet import MaskedSupernet
 from fpnas.networks.supernet import Supernet
+from fpnas.parallel import Ranks
 from fpnas.search.dnas import DnasSearch, MaskedEvaluator
 from fpnas.search.dnas_options import DnasOptions
 from fpnas.search.engine import Engine
 from fpnas.search.evaluator import SupernetEvaluator
 from fpnas.search.loop import AbstractSearch
 from fpnas.search.options import Phase, SearchOptions, StrategyName, WeightOptions
-from fpnas.search.parallel import Ranks
 from fpnas.search.population import EvolutionSearch, RandomSearch, UniformTraining
 from fpnas.search.population_options import PopulationOptions
 from fpnas.search.probabilistic import ProbabilisticSearch

@@ -1,4 +1,4 @@
-"""The processes of one search: a stage that shares its sampled architectures with companions.
+"""The processes of one stage: a search or a training run that shares its work with companions.
 
 The stage's own process is rank 0: it alone writes checkpoints, artifacts and MLflow runs. Its
 companions compute. They are started here, or by torchrun (``torchrun --nproc-per-node N -m --
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from fpnas.search.parallel import Ranks
+    from fpnas.parallel import Ranks
     from fpnas.stages.base import StageContext
 
 _GRACE_SECONDS = 5
@@ -37,7 +37,7 @@ def opened(context: StageContext, num_processes: int, device: str) -> Iterator[R
     Raises:
         RanksError: A companion ended before this block did.
     """
-    from fpnas.search.parallel import Ranks
+    from fpnas.parallel import Ranks
 
     if num_processes == 1 or "WORLD_SIZE" in os.environ:
         with _left_at_the_end(Ranks.from_environment(device)) as ranks:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from fpnas.data.dataset import Dataset
     from fpnas.distribution import AbstractDistribution
+    from fpnas.parallel import Ranks
     from fpnas.search.loop import AbstractSearch
-    from fpnas.search.parallel import Ranks
     from fpnas.search.weights import AbstractWeights
     from fpnas.space import SearchSpace
     from fpnas.stages.base import StageContext

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fpnas.data.augment import Augmentation
     from fpnas.data.dataset import Dataset
     from fpnas.networks.network import Network
+    from fpnas.parallel import Ranks
     from fpnas.stages.base import StageContext
     from fpnas.stages.batches import LabelledBatches
     from fpnas.storage import Artifact
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class TrainingConfig(StageConfig):
-    """A training run.
+    """A training run on the pictures with their labels.
 
     Attributes:
         recipe: How.
@@ -50,26 +51,35 @@ class Workbench:
         architecture: What is trained.
         device: Where.
         config: How.
+        ranks: The processes that share the work; None for this one alone.
     """
 
     dataset: Dataset
     architecture: Architecture
     device: str
     config: TrainingConfig
+    ranks: Ranks | None = None
 
     @classmethod
-    def open(cls, context: StageContext) -> Workbench:
+    def open(cls, context: StageContext, ranks: Ranks | None = None) -> Workbench:
         """Opens the inputs of a stage that trains."""
         from fpnas.architecture import Architecture
         from fpnas.stages.batches import device_of, open_dataset
+        from fpnas.stages.ranks import rank_device
 
         decoded = context.inputs["architecture"].read_json("architecture.json")
         return cls(
             open_dataset(context.inputs["dataset"]),
             Architecture.from_json(decoded),
-            device_of(context.config.runtime.device),
+            rank_device(device_of(context.config.runtime.device)),
             context.config,
+            ranks,
         )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.ranks is None or self.ranks.rank == 0
 
     def network(self, architecture: Architecture, seed: int) -> Network:
         """A freshly initialized network, as the recipe wants it."""
@@ -102,6 +112,10 @@ class Workbench:
     @cached_property
     def _val_batches(self) -> LabelledBatches:
         """Kept, so that the pictures are decoded once and not in every epoch."""
+        return self._open_val(self.ranks)
+
+    def _open_val(self, ranks: Ranks | None) -> LabelledBatches:
+        """This process's share of the validation pictures."""
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import LabelledBatches
 
@@ -113,6 +127,7 @@ class Workbench:
             training=False,
             seed=0,
             augmentation=self.config.recipe.augmentation,
+            **_share(ranks),
         )
         return LabelledBatches(loader, self.device)
 
@@ -125,13 +140,15 @@ class Workbench:
         """Scores a network on the validation pictures."""
         from fpnas.training.evaluation import evaluate
 
-        return evaluate(network, self._val_batches)
+        return evaluate(network, self._val_batches, self.ranks)
 
     def details(self, network: nn.Module) -> Details:
-        """Where a network errs on the validation pictures."""
+        """Where a network errs on the validation pictures, found by this process alone."""
         from fpnas.training.evaluation import evaluate_details
 
-        return evaluate_details(network, self._val_batches, self.dataset.num_classes)
+        alone = self.ranks is None or self.ranks.size == 1
+        batches = self._val_batches if alone else self._open_val(None)
+        return evaluate_details(network, batches, self.dataset.num_classes)
 
     def _augmentation(self, recipe: Recipe) -> Augmentation:
         """What the recipe does to the training pictures."""
@@ -162,15 +179,21 @@ class Workbench:
             training=True,
             seed=self.config.seed,
             augmentation=self._augmentation(recipe),
+            **_share(self.ranks),
         )
         batches = Batches(loader, self.device)
-        return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed)
+        return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed, self.ranks)
+
+
+def _share(ranks: Ranks | None) -> dict[str, int]:
+    """Which pictures of a split are this process's."""
+    return {"rank": ranks.rank, "world_size": ranks.size} if ranks is not None else {}
 
 
 def train(
     context: StageContext, trainer: Trainer, *, phase: str = "", saved: Any = None, kept: Any = None
 ) -> Evaluation:
-    """Trains to the end with checkpoints, metrics and progress.
+    """Trains to the end with checkpoints, metrics and progress, which the first process writes.
 
     Args:
         context: Of the stage.
@@ -186,6 +209,8 @@ def train(
 
     def on_step(record: dict[str, float] | None) -> None:
         nonlocal latest
+        if trainer.ranks.rank > 0:
+            return
         if record is not None:
             epoch = round(record["epoch"])
             metrics = {

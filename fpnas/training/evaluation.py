@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fpnas.parallel import Ranks
+
 _NUM_BINS = 15
 
 
@@ -46,13 +48,17 @@ class Details:
     calibration_error: float
 
 
-def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], ranks: Ranks | None = None
+) -> Evaluation:
     """Evaluates a network in evaluation mode, and leaves it in the mode it was in.
 
     Args:
         network: Maps (B, 3, H, W) to logits (B, C).
-        batches: Normalized pictures and labels.
+        batches: Normalized pictures and labels; of each rank its own, which may be none.
+        ranks: The processes that share the split; all of them get the same evaluation.
     """
+    ranks = ranks or Ranks()
     top1 = top5 = total = 0
     loss = 0.0
     for logits, labels in _outputs(network, batches):
@@ -62,7 +68,9 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Ev
         top5 += int(hits.any(dim=1).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         total += len(labels)
-    return Evaluation(top1 / total, top5 / total, loss / total, total)
+    sums = torch.tensor([top1, top5, loss, total], dtype=torch.float64, device=ranks.device)
+    top1, top5, loss, total = ranks.sum(sums).tolist()
+    return Evaluation(top1 / total, top5 / total, loss / total, int(total))
 
 
 def evaluate_details(

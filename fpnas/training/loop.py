@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpnas.errors import DivergedError
+from fpnas.parallel import Ranks
 from fpnas.training.evaluation import Evaluation
 from fpnas.training.mixing import mix
 from fpnas.training.optimization import build_average, build_optimizer, seed_draws
@@ -70,6 +71,9 @@ class Trainer:
         loss: What is minimized.
         evaluate: Scores a network on the validation pictures.
         seed: Of dropout, stochastic depth and mixing.
+        ranks: The processes that share every step, each with its own part of the batches. Their
+            gradients are summed, weighted by their pictures, and their running statistics are
+            averaged after every step, so that all hold the same network.
 
     Attributes:
         history: One row an epoch, the columns of :data:`TRAINING_COLUMNS`.
@@ -84,9 +88,11 @@ class Trainer:
         loss: Loss,
         evaluate: Callable[[nn.Module], Evaluation],
         seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         self.network, self.batches, self.recipe = network, batches, recipe
         self.loss, self.evaluate, self.seed = loss, evaluate, seed
+        self.ranks = ranks or Ranks()
         self.optimizer = build_optimizer(network, recipe)
         self.average = build_average(network, recipe.ema_decay)
         device = next(network.parameters()).device.type
@@ -123,8 +129,10 @@ class Trainer:
         Raises:
             DivergedError: The loss or the gradient was NaN or infinite in more steps in a row
                 than the recipe bears.
+            RanksError: The ranks' networks differ, or a rank is gone.
         """
         self.network.train()
+        self._check_ranks()
         iterator = iter(self.batches)
         while self.step < self.num_steps:
             self._train_step(*next(iterator))
@@ -147,6 +155,7 @@ class Trainer:
         ).item()
         if math.isfinite(norm) and math.isfinite(loss):
             self._scaler.step(self.optimizer)
+            self.ranks.average_buffers(self.network.buffers())
             if self.average is not None:
                 self.average.update_parameters(self.network)
             self._epoch_loss += loss
@@ -157,11 +166,14 @@ class Trainer:
         self.step += 1
 
     def _backward(self, images: Tensor, labels: Tensor, rows: Tensor) -> float:
-        """Computes the gradient of a step, and returns its loss."""
+        """Computes the gradient of a step over all ranks, and returns its loss."""
         seed_draws(self.seed, self.step)
         mixed = mix(images, self.recipe)
         if mixed is not None:
             images = mixed.images
+        num_pictures = self._sum(len(rows))
+        if self.ranks.size > 1:  # mixed alike, but dropped out each for itself
+            seed_draws(self.seed, self.step, self.ranks.rank)
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         total = 0.0
         for part in torch.arange(len(rows)).tensor_split(self.recipe.accumulation):
@@ -175,10 +187,27 @@ class Trainer:
                 partners = mixed.partners[own]
                 other = self.loss(logits, labels[partners.to(labels.device)], rows[partners])
                 loss = mixed.share * loss + (1 - mixed.share) * other
-            loss = loss * (len(part) / len(rows))
+            loss = loss * (len(part) / num_pictures)
             self._scaler.scale(loss).backward()
             total += loss.item()
-        return total
+        self.ranks.sum_gradients(self.network.parameters())
+        return self._sum(total)
+
+    def _sum(self, value: float) -> float:
+        """The sum over all ranks."""
+        if self.ranks.size == 1:
+            return value
+        return self.ranks.sum(
+            torch.tensor(value, dtype=torch.float64, device=self.ranks.device)
+        ).item()
+
+    def _check_ranks(self) -> None:
+        """Makes sure that all ranks hold the same network."""
+        if self.ranks.size > 1:
+            state = self.network.state_dict().values()
+            self.ranks.check_equal(
+                torch.cat([value.double().flatten() for value in state]), "weights"
+            )
 
     def _skip(self, loss: float, norm: float, statistics: list[Tensor]) -> None:
         """Passes over a step, as if its pictures had not been seen.
@@ -200,6 +229,7 @@ class Trainer:
             )
 
     def _end_epoch(self) -> dict[str, float]:
+        self._check_ranks()
         evaluation = self.evaluate(self.final_network)
         epoch = self.step / len(self.batches)
         scores = asdict(evaluation)

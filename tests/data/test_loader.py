@@ -107,14 +107,14 @@ def test_batches_that_were_prepared_ahead_are_not_counted(dataset):
 
 def test_a_state_of_other_batches_is_refused(dataset):
     state = make(dataset).state_dict()
-    for field, value in (("batch_size", 9), ("seed", 1), ("world_size", 2)):
+    for field, value in (("batch_size", 9), ("seed", 1)):
         with pytest.raises(InputError, match=f"resume with {field}="):
             make(dataset, **{field: value}).load_state_dict(state)
     with pytest.raises(InputError, match="is not in the epoch"):
         make(dataset).load_state_dict({**state, "position": 9})
 
 
-@pytest.mark.parametrize("batch_size", [5, 7, 40])
+@pytest.mark.parametrize("batch_size", [15, 22, 96, 200])
 def test_ranks_share_the_epoch_and_together_see_what_one_would(dataset, batch_size):
     ranks = [
         make(dataset, rank=rank, world_size=3, batch_size=batch_size, augmentation="none")
@@ -125,11 +125,27 @@ def test_ranks_share_the_epoch_and_together_see_what_one_would(dataset, batch_si
     taken = [take(loader, steps) for loader in ranks]
     seen = torch.cat([batch.indices for batches in taken for batch in batches])
     assert len(seen.unique()) == len(seen)
-    if batch_size * 3 <= 96:
-        alone = take(make(dataset, batch_size=3 * batch_size, augmentation="none"), steps)
-        for step in range(steps):
-            together = torch.cat([batches[step].indices for batches in taken])
-            assert torch.equal(together, alone[step].indices)
+    alone = take(make(dataset, batch_size=batch_size, augmentation="none"), steps)
+    for step in range(steps):
+        parts = [batches[step] for batches in taken]
+        assert torch.equal(torch.cat([part.indices for part in parts]), alone[step].indices)
+        assert torch.equal(torch.cat([part.images for part in parts]), alone[step].images)
+        assert max(len(p.labels) for p in parts) - min(len(p.labels) for p in parts) <= 1
+
+
+def test_other_ranks_go_on_where_some_stopped(dataset):
+    stopped = [make(dataset, rank=rank, world_size=2, batch_size=12) for rank in range(2)]
+    for loader in stopped:
+        take(loader, 5)
+    assert stopped[0].state_dict() == stopped[1].state_dict()
+    whole = take(make(dataset, batch_size=12), 8)
+    resumed = [make(dataset, rank=rank, world_size=3, batch_size=12) for rank in range(3)]
+    for loader in resumed:
+        loader.load_state_dict(stopped[0].state_dict())
+    taken = [take(loader, 3) for loader in resumed]
+    for step in range(3):
+        together = torch.cat([batches[step].images for batches in taken])
+        assert torch.equal(together, whole[5 + step].images)
 
 
 def test_ranks_evaluate_every_picture_once(dataset):
@@ -195,11 +211,10 @@ def test_a_split_that_fits_is_permuted_as_a_whole():
 
 def test_few_rows_are_shared_out_evenly():
     order = np.arange(7)
-    parts = [
-        training_batch(order, 0, batch_size=4, rank=rank, world_size=3).tolist()
-        for rank in range(3)
-    ]
-    assert parts == [[0, 1], [2, 3], [4, 5]]
+    for batch_size, expected in ((4, [[0], [1], [2, 3]]), (9, [[0, 1], [2, 3], [4, 5, 6]])):
+        options = {"batch_size": batch_size, "world_size": 3}
+        parts = [training_batch(order, 0, rank=rank, **options).tolist() for rank in range(3)]
+        assert parts == expected
 
 
 def test_a_changed_shard_is_noticed(prepared, tmp_path):
@@ -226,7 +241,7 @@ def test_another_schema_is_refused(tmp_path):
         ({"batch_size": 0}, "batch_size=0 is too small"),
         ({"input_size": 0}, "input_size=0 is too small"),
         ({"rank": 2, "world_size": 2}, "rank=2 is not a process"),
-        ({"world_size": 97}, "world_size=97 is more than the 96 pictures"),
+        ({"world_size": 11}, "world_size=11 is more than the 10 pictures of a step"),
         ({"augmentation": "crops"}, "did you mean crop"),
     ],
 )

@@ -11,10 +11,10 @@ import torch
 from fpnas.cost import CostModel
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.supernet import Supernet
+from fpnas.parallel import Ranks
 from fpnas.search.evaluator import SupernetEvaluator
 from fpnas.search.loop import run_search
 from fpnas.search.options import SearchOptions
-from fpnas.search.parallel import Ranks
 from fpnas.search.probabilistic import ProbabilisticSearch
 from fpnas.space import load_space
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from fpnas.parallel import Ranks
 from fpnas.search.loop import run_search
-from fpnas.search.parallel import Ranks
 
 from . import parallel_job
 
@@ -81,12 +81,12 @@ def test_ranks_find_what_one_process_finds(alone, num_ranks, tmp_path):
 def test_ranks_that_draw_differently_stop(tmp_path):
     assert two_ranks("disagree", tmp_path) == [75, 75]
     messages = [(tmp_path / f"error{rank}").read_text() for rank in range(2)]
-    assert any("drew other architectures" in message for message in messages)
+    assert any("does not hold the same architectures" in message for message in messages)
 
 
 def test_the_others_stop_when_a_rank_dies(tmp_path):
     assert two_ranks("die", tmp_path) == [75, 9]
-    assert "another rank of the search is gone" in (tmp_path / "error0").read_text()
+    assert "another rank is gone" in (tmp_path / "error0").read_text()
 
 
 def test_torchrun_fails_when_a_rank_dies(tmp_path):
@@ -107,4 +107,4 @@ def test_one_process_changes_nothing():
     Ranks().sum_gradients([parameter])
     assert parameter.grad is None
     assert Ranks().sum(torch.ones(3)).tolist() == [1, 1, 1]
-    Ranks().check_equal(torch.zeros(2))
+    Ranks().check_equal(torch.zeros(2), "zeros")

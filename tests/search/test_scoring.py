@@ -8,8 +8,8 @@ from fpnas.cost import CostModel
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.networks.network import recalibrate_batch_norm
 from fpnas.networks.supernet import Supernet
+from fpnas.parallel import Ranks
 from fpnas.search.evaluator import SupernetEvaluator
-from fpnas.search.parallel import Ranks
 from fpnas.search.scoring import ArchitectureScorer, BudgetSampler, best_first
 from fpnas.space import ACTIVATION, KERNEL, load_space
 from fpnas.training.evaluation import evaluate
@@ -121,7 +121,7 @@ def test_ranks_share_what_is_scored():
         def sum(self, values):
             return values  # without the other ranks' part
 
-        def check_equal(self, values):
+        def check_equal(self, values, _what):
             assert torch.equal(values, points(3))
 
     whole = ArchitectureScorer(make_evaluator(), PICTURES, LABELLED).scores(points(3))

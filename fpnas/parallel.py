@@ -1,7 +1,8 @@
-"""Architectures in parallel: the processes of one torchrun share the architectures of a draw.
+"""The processes of one torchrun, which share the work of a search or of a training run.
 
-Every rank holds all weights and reads the same pictures. It draws the same architectures, runs its
-share of them, and takes part in the sums that give all ranks the same numbers.
+Every rank holds all weights and takes part in the sums that give all ranks the same numbers. In a
+search the ranks read the same pictures and draw the same architectures, and each runs its share of
+them. In training each runs its share of the pictures of a step.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class RanksError(FpnasError):
 
 
 class Ranks:
-    """The processes of this search; a single one unless torchrun started more."""
+    """The processes of this computation; a single one unless torchrun started more."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
         self.rank, self.size, self.device = rank, size, device
@@ -69,7 +70,11 @@ class Ranks:
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Adds the gradients of all ranks; a parameter that no rank used stays without one."""
+        """Adds the gradients of all ranks; a parameter that no rank used stays without one.
+
+        One sum in one order, unlike DistributedDataParallel, which lays its buckets out anew after
+        the first step: a run that is resumed must add as the one that went on.
+        """
         if self.size == 1:
             return
         listed = list(parameters)
@@ -83,8 +88,22 @@ class Ranks:
         for parameter, part in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def check_equal(self, values: Tensor) -> None:
+    def average_buffers(self, buffers: Iterable[Tensor]) -> None:
+        """Replaces floating-point buffers by their mean over all ranks."""
+        listed = [buffer for buffer in buffers if buffer.is_floating_point()]
+        if self.size == 1 or not listed:
+            return
+        flat = self.sum(torch.cat([buffer.reshape(-1) for buffer in listed])) / self.size
+        parts = flat.split([buffer.numel() for buffer in listed])
+        for buffer, part in zip(listed, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def check_equal(self, values: Tensor, what: str) -> None:
         """Makes sure that all ranks hold the same tensor.
+
+        Args:
+            values: The tensor.
+            what: Its name in the message.
 
         Raises:
             RanksError: They do not, or one is gone.
@@ -97,11 +116,11 @@ class Ranks:
         _guarded(lambda: dist.all_reduce(lowest, dist.ReduceOp.MIN))
         _guarded(lambda: dist.all_reduce(highest, dist.ReduceOp.MAX))
         if not torch.equal(lowest, highest):
-            raise RanksError(f"rank {self.rank} of {self.size} drew other architectures")
+            raise RanksError(f"rank {self.rank} of {self.size} does not hold the same {what}")
 
 
 def _guarded(collective: object) -> None:
     try:
         collective()  # type: ignore[operator]
     except RuntimeError as error:
-        raise RanksError(f"another rank of the search is gone: {error}") from error
+        raise RanksError(f"another rank is gone: {error}") from error
