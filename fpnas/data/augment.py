@@ -3,23 +3,24 @@
 What happens to a picture depends on (seed, epoch, row) alone: not on the batch it is in, the
 thread that decodes it or what came before. That is what makes resuming exact.
 
-Pillow and NumPy do the work, not PyTorch: called from a loader's threads, each small PyTorch
-operation would wait for a team of OpenMP threads that competes with the training step for the
+NumPy and `fpnas.data.decode.resize` do the work: called from a loader's threads, most PyTorch
+operations would wait for a team of OpenMP threads that competes with the training step for the
 same processors, and on busy processors the waiting takes many times as long as the work.
 
-Legend: B pictures, W working size, S input size.
+Legend: B pictures, H and W their height and width, S input size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
+from fpnas.data.decode import Pixels, Target, resize
 from fpnas.data.distortions import (
     ERASING_DRAWS,
     RAND_AUGMENT_DRAWS,
@@ -31,7 +32,6 @@ from fpnas.errors import InputError, closest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Pictures = npt.NDArray[np.uint8]
 # Enough for the offsets, the area, the aspect ratio and the flip of one picture.
 _NUM_DRAWS = 5
 
@@ -46,9 +46,10 @@ class Augmentation:
             Black, and no effect in evaluation. 4 pixels at 32 px, as is usual for CIFAR.
         min_area: Smallest area of a random resized crop, as part of the picture; 1 for none.
         max_aspect: The crop's aspect ratio is drawn between 1 / max_aspect and max_aspect.
-        working_scale: Working size as a multiple of the input size, for resized crops.
-        train_crop: Centre square that training decodes, as part of the shorter edge; None
-            squeezes the whole picture into a square.
+        working_scale: Least shorter edge as a multiple of the input size, for resized crops:
+            pictures that have more pixels are decoded at a reduced scale.
+        train_crop: Centre square that training takes, as part of the shorter edge; None takes
+            the whole picture, which is squeezed into a square unless resized crops are taken.
         eval_crop: The same for evaluation.
         rand_augment_ops: Operations of RandAugment a picture.
         rand_augment_magnitude: Their strength, of 30.
@@ -105,11 +106,14 @@ def default_augmentation(source: str, input_size: int) -> str:
     return "imagenet" if input_size >= 96 else "crop_flip"
 
 
-def working_size(augmentation: Augmentation, input_size: int, *, training: bool) -> int:
-    """Returns the edge to which pictures are decoded, pixels."""
+def decoding_target(augmentation: Augmentation, input_size: int, *, training: bool) -> Target:
+    """Returns what pictures are decoded to before they are augmented."""
     if not training:
-        return input_size
-    return math.ceil(input_size * augmentation.working_scale)
+        return Target(input_size, augmentation.eval_crop)
+    if augmentation.min_area == 1.0:
+        return Target(input_size, augmentation.train_crop)
+    size = math.ceil(input_size * augmentation.working_scale)
+    return Target(size, augmentation.train_crop, resize=False)
 
 
 def uniforms(
@@ -144,18 +148,18 @@ def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def augment(
-    pictures: Pictures,
+    pictures: Sequence[Pixels],
     rows: npt.NDArray[np.int64],
     augmentation: Augmentation,
     *,
     input_size: int,
     seed: int,
     epoch: int,
-) -> Pictures:
+) -> Pixels:
     """Augments training pictures.
 
     Args:
-        pictures: uint8, (B, W, W, 3), decoded at `working_size`.
+        pictures: B times uint8, (H, W, 3), decoded to `decoding_target`.
         rows: Rows of the split, (B,).
         augmentation: What to do.
         input_size: S.
@@ -166,36 +170,44 @@ def augment(
         uint8, (B, S, S, 3).
 
     Raises:
-        ValueError: When W is not what the augmentation works on.
+        ValueError: When a picture's size is not what the augmentation works on.
     """
     num_distorting = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops + ERASING_DRAWS
     draws = uniforms(seed, epoch, rows, _NUM_DRAWS + num_distorting)
-    cropped = _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size)
-    _distort(cropped, draws[:, _NUM_DRAWS:], augmentation)
-    return cropped
+    result = np.empty((len(rows), input_size, input_size, 3), np.uint8)
+    _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size, result)
+    _distort(result, draws[:, _NUM_DRAWS:], augmentation)
+    return result
 
 
 def _crop(
-    pictures: Pictures,
+    pictures: Sequence[Pixels],
     draws: npt.NDArray[np.float64],
     augmentation: Augmentation,
     input_size: int,
-) -> Pictures:
-    """Crops pictures and mirrors some."""
+    result: Pixels,
+) -> None:
+    """Crops pictures into the result and mirrors some."""
     flipped = (draws[:, 4] < 0.5) & augmentation.flip
     if augmentation.min_area < 1.0:
-        return _resized_crop(pictures, draws, flipped, augmentation, input_size)
-    if pictures.shape[1] != input_size:
-        raise ValueError(
-            f"pictures are {pictures.shape[1]} px, but only a resized crop changes sizes"
-        )
+        crops = _random_crops(pictures, draws, augmentation)
+        for i, crop in enumerate(crops):
+            pixels = resize(crop, input_size)
+            result[i] = pixels[:, ::-1] if flipped[i] else pixels
+        return
     padding = round(augmentation.padding * input_size)
-    return _padded_crop(pictures, draws, flipped, padding)
+    offsets = (draws[:, :2] * (2 * padding + 1)).astype(int).tolist()
+    for i, (top, left) in enumerate(offsets):
+        if pictures[i].shape != result.shape[1:]:
+            raise ValueError(
+                f"pictures are {pictures[i].shape[0]} px, but only a resized crop changes sizes"
+            )
+        _shifted(pictures[i], padding - top, padding - left, result[i])
+        if flipped[i]:
+            result[i] = result[i, :, ::-1].copy()
 
 
-def _distort(
-    pictures: Pictures, draws: npt.NDArray[np.float64], augmentation: Augmentation
-) -> None:
+def _distort(pictures: Pixels, draws: npt.NDArray[np.float64], augmentation: Augmentation) -> None:
     """Applies RandAugment and random erasing in place."""
     if not (augmentation.rand_augment_ops or augmentation.random_erasing):
         return
@@ -208,48 +220,33 @@ def _distort(
             picture[erased_box(for_erasing[1:], picture.shape[0])] = fill
 
 
-def _padded_crop(
-    pictures: Pictures,
-    draws: npt.NDArray[np.float64],
-    flipped: npt.NDArray[np.bool_],
-    padding: int,
-) -> Pictures:
-    """Crops at random from the padded pictures and mirrors some."""
-    size = pictures.shape[1]
-    around = (padding, padding)
-    padded = np.pad(pictures, ((0, 0), around, around, (0, 0)))
-    offsets = (draws[:, :2] * (2 * padding + 1)).astype(int).tolist()
-    result = np.empty_like(pictures)
-    for i, (top, left) in enumerate(offsets):
-        crop = padded[i, top : top + size, left : left + size]
-        result[i] = crop[:, ::-1] if flipped[i] else crop
-    return result
+def _shifted(picture: Pixels, down: int, right: int, result: Pixels) -> None:
+    """Moves a picture, which is the same as to crop it after padding it with black."""
+    size = len(picture)
+    result[...] = 0
+    result[max(down, 0) : size + min(down, 0), max(right, 0) : size + min(right, 0)] = picture[
+        max(-down, 0) : size - max(down, 0), max(-right, 0) : size - max(right, 0)
+    ]
 
 
-def _resized_crop(
-    pictures: Pictures,
-    draws: npt.NDArray[np.float64],
-    flipped: npt.NDArray[np.bool_],
-    augmentation: Augmentation,
-    input_size: int,
-) -> Pictures:
-    """Crops a random area with a random aspect ratio and resizes it, antialiased."""
-    size = pictures.shape[1]
+def _random_crops(
+    pictures: Sequence[Pixels], draws: npt.NDArray[np.float64], augmentation: Augmentation
+) -> list[Pixels]:
+    """Crops a random area with a random aspect ratio out of each picture."""
+    heights, widths = np.array([picture.shape[:2] for picture in pictures]).T
     area = augmentation.min_area + draws[:, 2] * (1.0 - augmentation.min_area)
     aspect = np.exp((2.0 * draws[:, 3] - 1.0) * math.log(augmentation.max_aspect))
     # A crop that would be longer than the picture is cut to it.
-    widths = np.minimum(np.sqrt(area * aspect), 1.0) * size
-    heights = np.minimum(np.sqrt(area / aspect), 1.0) * size
-    tops, lefts = draws[:, 0] * (size - heights), draws[:, 1] * (size - widths)
-    boxes = np.stack([lefts, tops, lefts + widths, tops + heights], axis=1).clip(0.0, size)
-    result = np.empty((len(pictures), input_size, input_size, 3), np.uint8)
-    for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        crop = Image.fromarray(pictures[i]).resize(
-            (input_size, input_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-        )
-        pixels = np.asarray(crop)
-        result[i] = pixels[:, ::-1] if flipped[i] else pixels
-    return result
+    area *= heights * widths
+    crop_heights = np.rint(np.sqrt(area / aspect)).clip(1, heights).astype(int)
+    crop_widths = np.rint(np.sqrt(area * aspect)).clip(1, widths).astype(int)
+    tops = (draws[:, 0] * (heights - crop_heights + 1)).astype(int)
+    lefts = (draws[:, 1] * (widths - crop_widths + 1)).astype(int)
+    boxes = np.stack([tops, tops + crop_heights, lefts, lefts + crop_widths], axis=1).tolist()
+    return [
+        picture[top:bottom, left:right]
+        for picture, (top, bottom, left, right) in zip(pictures, boxes, strict=True)
+    ]
 
 
 def normalize(

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from fpnas.data.augment import Pictures
 from fpnas.data.dataset import Dataset, verify
+from fpnas.data.decode import Pixels, Target
 from fpnas.data.order import Rows
-from fpnas.data.pictures import decode
+
+Encoded = Sequence[bytes | None]
+"""Encoded pictures of some rows; None for those that are kept decoded."""
 
 
 class DecodedPictures:
     """Decodes pictures of a split, and keeps them when all of them fit into memory.
 
-    One thread at a time may call `read`; it spreads the decoding over a pool.
-
     Args:
         dataset: The dataset.
         table: The split's rows of the index.
-        size: Working size, pixels.
-        crop: See `fpnas.data.pictures.decode`.
+        target: What pictures are decoded to.
         memory_bytes: Most bytes of decoded pictures to keep.
     """
 
@@ -31,66 +30,63 @@ class DecodedPictures:
         dataset: Dataset,
         table: pd.DataFrame,
         *,
-        size: int,
-        crop: float | None,
+        target: Target,
         memory_bytes: int,
     ) -> None:
-        self._dataset, self._size, self._crop = dataset, size, crop
-        self._shards = table["shard"].to_numpy(object)
-        self._offsets = table["offset"].to_numpy(np.int64)
-        self._lengths = table["num_bytes"].to_numpy(np.int64)
-        self._digests = table["sha256"].to_numpy(object)
-        self._kept: Pictures | None = None
-        if len(table) * 3 * size * size <= memory_bytes:
+        self._dataset, self._target = dataset, target
+        self._shards = table["shard"].tolist()
+        self._offsets = table["offset"].tolist()
+        self._lengths = table["num_bytes"].tolist()
+        self._digests = table["sha256"].tolist()
+        self._shapes = [
+            target.shape(width, height)
+            for width, height in zip(table["width"].tolist(), table["height"].tolist(), strict=True)
+        ]
+        ends = np.cumsum([3 * height * width for height, width in self._shapes], dtype=np.int64)
+        self._starts = [0, *ends.tolist()]
+        self._kept: Pixels | None = None
+        if self._starts[-1] <= memory_bytes:
             # The pages of an empty array are not taken before they are written.
-            self._kept = np.empty((len(table), size, size, 3), np.uint8)
-        self._is_kept = np.zeros(len(table), np.bool_)
+            self._kept = np.empty(self._starts[-1], np.uint8)
+        self._is_kept = [False] * len(table)
 
-    def read(self, rows: Rows, decoders: ThreadPoolExecutor, num_parts: int) -> Pictures:
-        """Returns the pictures of rows.
+    def read(self, rows: Rows) -> Encoded:
+        """Reads what has to be decoded.
 
-        Args:
-            rows: Rows of the split, (B,).
-            decoders: Threads.
-            num_parts: Into how many parts to cut the work.
+        One thread at a time may call this, in the order of the batches: threads would otherwise
+        go back and forth between shards that do not fit into the cache together.
+        """
+        read = self._dataset.cache.read
+        return [
+            None
+            if self._is_kept[row]
+            else read(self._shards[row], self._offsets[row], self._lengths[row])
+            for row in rows.tolist()
+        ]
+
+    def decode(self, rows: Rows, encoded: Encoded) -> list[Pixels]:
+        """Decodes what `read` returned for these rows. Threads may call this at the same time.
 
         Returns:
-            uint8, (B, size, size, 3).
+            Of each row uint8, (height, width, 3), not to be written to.
 
         Raises:
             FpnasError: When a picture is not the one that was prepared.
         """
-        target = self._kept
-        if target is None:
-            target = np.empty((len(rows), self._size, self._size, 3), np.uint8)
-            self._decode(rows, np.arange(len(rows)), target, decoders, num_parts)
-            return target
-        missing = rows[~self._is_kept[rows]]
-        self._decode(missing, missing, target, decoders, num_parts)
-        self._is_kept[missing] = True
-        return target[rows]
+        return [self._decode(row, data) for row, data in zip(rows.tolist(), encoded, strict=True)]
 
-    def _decode(
-        self,
-        rows: Rows,
-        places: Rows,
-        target: Pictures,
-        decoders: ThreadPoolExecutor,
-        num_parts: int,
-    ) -> None:
-        # Read in the order of the rows, one thread: a batch on the border of two windows would
-        # otherwise go back and forth between shards that do not fit together.
-        encoded = [
-            self._dataset.cache.read(
-                self._shards[row], int(self._offsets[row]), int(self._lengths[row])
-            )
-            for row in rows
-        ]
+    def _decode(self, row: int, data: bytes | None) -> Pixels:
+        if data is None:
+            return self._view(row)
+        verify(data, self._digests[row], self._shards[row])
+        pixels = self._target.decode(data)
+        assert pixels.shape[:2] == self._shapes[row], "the index has another size"
+        if self._kept is not None:
+            # Two threads may have the same row at the end of an epoch; they write the same.
+            self._view(row)[...] = pixels
+            self._is_kept[row] = True
+        return pixels
 
-        def work(part: int) -> None:
-            for i in range(part, len(rows), num_parts):
-                verify(encoded[i], self._digests[rows[i]], self._shards[rows[i]])
-                target[places[i]] = decode(encoded[i], self._size, self._crop)
-
-        if len(rows):
-            list(decoders.map(work, range(num_parts)))
+    def _view(self, row: int) -> Pixels:
+        assert self._kept is not None
+        return self._kept[self._starts[row] : self._starts[row + 1]].reshape(*self._shapes[row], 3)

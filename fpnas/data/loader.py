@@ -1,8 +1,12 @@
 """Batches of a split: decoded in threads, in an order that can be resumed anywhere.
 
-Pictures are decoded to a fixed working size and augmented afterwards. So what was decoded once can
-be kept: when the whole split fits into ``memory_bytes``, later epochs decode nothing and give the
-same bits as if they did.
+What a picture is decoded to does not depend on its augmentation. So what was decoded once can be
+kept: when the whole split fits into ``memory_bytes``, later epochs decode nothing and give the same
+bits as if they did.
+
+One thread reads batches in their order. Each is then cut into parts, one for each decoding thread,
+which decode and augment them into the batch. The next batch is begun while parts of the last are
+under way, so no thread waits for another.
 """
 
 from __future__ import annotations
@@ -19,14 +23,14 @@ import torch
 
 from fpnas.data.augment import (
     Augmentation,
-    Pictures,
     augment,
+    decoding_target,
     default_augmentation,
     get_augmentation,
-    working_size,
 )
 from fpnas.data.dataset import Dataset, ReadableSplit
-from fpnas.data.decoded import DecodedPictures
+from fpnas.data.decode import Pixels
+from fpnas.data.decoded import DecodedPictures, Encoded
 from fpnas.data.order import Rows, epoch_order, num_training_batches, training_batch
 from fpnas.errors import InputError
 
@@ -47,6 +51,10 @@ class Batch(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+
+
+_Begun = tuple[Batch, list[Future[None]]]
+"""A batch that is being filled, and the parts to wait for."""
 
 
 class ImageLoader:
@@ -90,7 +98,9 @@ class ImageLoader:
         num_threads: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
-        _check_numbers(batch_size, input_size, rank, world_size)
+        if num_threads is None:
+            num_threads = min(4, len(os.sched_getaffinity(0)))
+        _check_numbers(batch_size, input_size, num_threads, rank, world_size)
         if augmentation is None:
             augmentation = default_augmentation(dataset.source, input_size)
         if isinstance(augmentation, str):
@@ -113,12 +123,11 @@ class ImageLoader:
         numbers, names = pd.factorize(self._table["shard"], sort=True)
         self._shard_of_row = numbers.astype(np.int64)
         self._shard_bytes = np.array([dataset.shards[name].num_bytes for name in names], np.int64)
-        self._num_threads = num_threads or min(4, len(os.sched_getaffinity(0)))
+        self._num_threads = num_threads
         self._pictures = DecodedPictures(
             dataset,
             self._table,
-            size=working_size(augmentation, input_size, training=training),
-            crop=augmentation.train_crop if training else augmentation.eval_crop,
+            target=decoding_target(augmentation, input_size, training=training),
             memory_bytes=memory_bytes,
         )
         self._epoch = self._position = 0
@@ -154,24 +163,28 @@ class ImageLoader:
         if not self.training:
             self._epoch = self._position = 0
         upcoming = self._steps(self._epoch, self._position)
-        ahead: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
+        ahead: deque[tuple[tuple[int, int], Future[_Begun]]] = deque()
         with (
             ThreadPoolExecutor(self._num_threads, "decode") as decoders,
-            ThreadPoolExecutor(1, "batches") as producer,
+            ThreadPoolExecutor(1, "read") as reader,
         ):
             try:
                 while True:
                     while len(ahead) < _NUM_AHEAD and (step := next(upcoming, None)):
-                        ahead.append((step, producer.submit(self._make, *step, decoders)))
+                        ahead.append((step, reader.submit(self._begin, *step, decoders)))
                     if not ahead:
                         return
                     (epoch, position), future = ahead.popleft()
-                    batch = future.result()
+                    batch, parts = future.result()
+                    for part in parts:
+                        part.result()
                     self._advance(epoch, position)
                     yield batch
             finally:
                 for _, future in ahead:
                     future.cancel()
+                reader.shutdown()
+                decoders.shutdown(cancel_futures=True)
 
     def _steps(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
         while True:
@@ -206,30 +219,35 @@ class ImageLoader:
             world_size=self.world_size,
         )
 
-    def _make(self, epoch: int, position: int, decoders: ThreadPoolExecutor) -> Batch:
+    def _begin(self, epoch: int, position: int, decoders: ThreadPoolExecutor) -> _Begun:
+        """Reads a batch and hands its parts to the decoders."""
         rows = self._rows(epoch, position)
-        pictures = self._pictures.read(rows, decoders, self._num_threads)
-        if self.training:
-            pictures = self._augment(pictures, rows, epoch, decoders)
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return Batch(images, torch.from_numpy(self._labels[rows]), torch.from_numpy(rows.copy()))
-
-    def _augment(
-        self, pictures: Pictures, rows: Rows, epoch: int, decoders: ThreadPoolExecutor
-    ) -> Pictures:
-        def work(part: slice) -> Pictures:
-            return augment(
-                pictures[part],
-                rows[part],
-                self.augmentation,
-                input_size=self.input_size,
-                seed=self.seed,
-                epoch=epoch,
-            )
-
+        encoded = self._pictures.read(rows)
+        size = self.input_size
+        result = torch.empty((len(rows), size, size, 3), dtype=torch.uint8)
+        pixels = result.numpy()
         each = -(-len(rows) // self._num_threads)
         parts = [slice(start, start + each) for start in range(0, len(rows), each)]
-        return np.concatenate(list(decoders.map(work, parts)))
+        futures = [
+            decoders.submit(self._make, rows[part], encoded[part], epoch, pixels[part])
+            for part in parts
+        ]
+        labels = torch.from_numpy(self._labels[rows])
+        return Batch(result.permute(0, 3, 1, 2), labels, torch.from_numpy(rows.copy())), futures
+
+    def _make(self, rows: Rows, encoded: Encoded, epoch: int, result: Pixels) -> None:
+        pictures = self._pictures.decode(rows, encoded)
+        if not self.training:
+            result[...] = pictures
+            return
+        result[...] = augment(
+            pictures,
+            rows,
+            self.augmentation,
+            input_size=self.input_size,
+            seed=self.seed,
+            epoch=epoch,
+        )
 
     def state_dict(self) -> dict[str, int]:
         """Returns the place in the run, and what the order depends on."""
@@ -268,8 +286,11 @@ class ImageLoader:
         }
 
 
-def _check_numbers(batch_size: int, input_size: int, rank: int, world_size: int) -> None:
-    for field, value in (("batch_size", batch_size), ("input_size", input_size)):
+def _check_numbers(
+    batch_size: int, input_size: int, num_threads: int, rank: int, world_size: int
+) -> None:
+    positive = {"batch_size": batch_size, "input_size": input_size, "num_threads": num_threads}
+    for field, value in positive.items():
         if value < 1:
             raise InputError(field, value, "is too small", legal="1 or more", fix="raise it")
     if not 0 <= rank < world_size:

@@ -35,9 +35,6 @@ _GREY_MODES = ("1", "L")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _EXIF_ORIENTATION = 0x0112
-_START_OF_SCAN = 0xDA
-# APP1 to APP13, APP15 and comments.
-_METADATA_MARKERS = frozenset([*range(0xE1, 0xEE), 0xEF, 0xFE])
 
 
 class PictureError(ValueError):
@@ -183,56 +180,3 @@ def _moments(image: Image.Image) -> npt.NDArray[np.float64]:
     values = np.arange(256) / 255.0
     moments: npt.NDArray[np.float64] = np.stack([counts @ values, counts @ values**2])
     return moments / np.float64(image.width * image.height)
-
-
-def decode(data: bytes, size: int, crop: float | None) -> npt.NDArray[np.uint8]:
-    """Decodes a stored picture to a square of the working size.
-
-    The result depends on nothing else, so it can be kept. A JPEG of at least four times the
-    size is decoded at a reduced scale that is still at least twice the size; the rest of the way
-    is an antialiased bilinear resize.
-
-    Args:
-        data: Bytes as stored by `prepare_picture`.
-        size: Edge of the result, pixels.
-        crop: None squeezes the whole picture into the square; a fraction takes the centre
-            square with that part of the shorter edge.
-
-    Returns:
-        uint8, (size, size, 3).
-
-    Raises:
-        OSError: When the bytes are not what was stored.
-    """
-    with Image.open(io.BytesIO(_without_metadata(data)), formats=("JPEG", "PNG", "WEBP")) as image:
-        image.draft("RGB", (2 * size, 2 * size))
-        width, height = image.size
-        box = (0.0, 0.0, float(width), float(height))
-        if crop is not None:
-            edge = min(width, height) * crop
-            left, top = (width - edge) / 2, (height - edge) / 2
-            box = (left, top, left + edge, top + edge)
-        rgb = image.convert("RGB")
-        square = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(square)
-
-
-def _without_metadata(data: bytes) -> bytes:
-    """Returns a JPEG without the segments that say nothing about its pixels.
-
-    Pillow reads EXIF and multi-picture segments as it opens a file and warns when they are
-    damaged. A warning can be caught for a whole process only, not in a thread, so decoding
-    threads keep them away from Pillow. APP0 (JFIF) and APP14 (Adobe's colour transform) stay.
-    """
-    if not data.startswith(b"\xff\xd8"):
-        return data
-    kept, position = [data[:2]], 2
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _START_OF_SCAN:
-            break
-        if marker not in _METADATA_MARKERS:
-            kept.append(data[position:end])
-        position = end
-    return b"".join([*kept, data[position:]])

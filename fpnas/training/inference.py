@@ -167,9 +167,10 @@ def read_pictures(paths: Sequence[Path], card: ModelCard) -> Tensor:
     Raises:
         InputError: A file that is not there, or not a picture.
     """
-    from fpnas.data.pictures import PictureError, decode, prepare_picture
+    from fpnas.data.decode import Target
+    from fpnas.data.pictures import PictureError, prepare_picture
 
-    found = []
+    found, target = [], Target(card.input_size, card.crop)
     for path in paths:
         try:
             data = prepare_picture(path.read_bytes()).data
@@ -177,5 +178,5 @@ def read_pictures(paths: Sequence[Path], card: ModelCard) -> Tensor:
             raise InputError(
                 "IMAGE", path, f"cannot be read: {error}", fix="give JPEG, PNG or WebP files"
             ) from error
-        found.append(decode(data, card.input_size, card.crop))
+        found.append(target.decode(data))
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255

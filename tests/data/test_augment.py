@@ -10,11 +10,11 @@ from fpnas.data.augment import (
     AUGMENTATIONS,
     Augmentation,
     augment,
+    decoding_target,
     default_augmentation,
     get_augmentation,
     normalize,
     uniforms,
-    working_size,
 )
 from fpnas.errors import InputError
 
@@ -48,13 +48,13 @@ def test_draws_are_uniform_and_independent():
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
 def test_each_preset_gives_inputs_that_only_depend_on_the_row(name):
     preset = get_augmentation(name)
-    size = working_size(preset, 16, training=True)
+    size = decoding_target(preset, 16, training=True).size
     rows = np.array([7, 3, 11, 5])
     images = pictures(4, size)
     whole = augment(images, rows, preset, input_size=16, seed=1, epoch=2)
-    assert (whole.shape, whole.dtype) == ((4, 16, 16, 3), np.uint8)
     for i in range(4):
-        alone = augment(images[i : i + 1], rows[i : i + 1], preset, input_size=16, seed=1, epoch=2)
+        part = slice(i, i + 1)
+        alone = augment(images[part], rows[part], preset, input_size=16, seed=1, epoch=2)
         np.testing.assert_array_equal(whole[i], alone[0])
     other = augment(images, rows, preset, input_size=16, seed=1, epoch=3)
     assert np.array_equal(whole, other) == (name == "none")
@@ -85,6 +85,38 @@ def test_a_resized_crop_of_the_whole_is_a_plain_resize():
     images = pictures(2, 16)
     result = augment(images, np.arange(2), whole, input_size=16, seed=0, epoch=0)
     assert abs(result.astype(int) - images.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (1, 90)])
+def test_a_resized_crop_has_the_drawn_area_and_aspect_and_stays_inside(shape):
+    """Pixels say where they are, so the corners of a result tell which crop it is."""
+    height, width = shape
+    rows, columns = np.mgrid[0:height, 0:width]
+    picture = np.stack([rows * 4, columns * 2, rows * 0], axis=-1).astype(np.uint8)
+    preset = Augmentation(min_area=0.25, max_aspect=4 / 3)
+    result = augment(
+        [picture] * 200, np.arange(200), preset, input_size=16, seed=0, epoch=0
+    ).astype(float)
+    heights = (result[:, -1, 0, 0] - result[:, 0, 0, 0]) / 4 * 16 / 15
+    widths = (result[:, 0, -1, 1] - result[:, 0, 0, 1]) / 2 * 16 / 15
+    if height == 1:
+        # What is longer than the picture is cut to it.
+        assert result[:, :, :, 0].max() == 0
+        return
+    areas = heights * widths / (height * width)
+    assert 0.2 < areas.min() < 0.32
+    assert 0.85 < areas.max() < 1.05
+    assert (widths / heights).min() > 3 / 4 - 0.15
+    assert (widths / heights).max() < 4 / 3 + 0.15
+    assert len(np.unique(result[:, 0, 0, :2], axis=0)) > 100
+
+
+def test_evaluation_resizes_and_a_resized_crop_does_not():
+    preset = get_augmentation("imagenet")
+    training = decoding_target(preset, 32, training=True)
+    assert (training.size, training.crop, training.resize) == (48, 1.0, False)
+    evaluation = decoding_target(preset, 32, training=False)
+    assert (evaluation.size, evaluation.crop, evaluation.resize) == (32, 0.875, True)
 
 
 def test_a_size_that_does_not_fit_is_refused():

@@ -240,6 +240,7 @@ def test_another_schema_is_refused(tmp_path):
     [
         ({"batch_size": 0}, "batch_size=0 is too small"),
         ({"input_size": 0}, "input_size=0 is too small"),
+        ({"num_threads": 0}, "num_threads=0 is too small"),
         ({"rank": 2, "world_size": 2}, "rank=2 is not a process"),
         ({"world_size": 11}, "world_size=11 is more than the 10 pictures of a step"),
         ({"augmentation": "crops"}, "did you mean crop"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpnas.data.pictures import PictureError, decode, prepare_picture
+from fpnas.data.pictures import PictureError, prepare_picture
 
 from .conftest import encode, noise
 
@@ -101,14 +101,6 @@ def test_damaged_exif_costs_nothing():
         # As `prepare` does around all its threads.
         warnings.simplefilter("ignore")
         assert prepare_picture(data).data == data
-    # Here a warning would be an error.
-    np.testing.assert_array_equal(decode(data, 10, None), decode(encode(noise(0)), 10, None))
-
-
-@pytest.mark.parametrize("cut", [3, 5, 21, 40])
-def test_decoding_a_damaged_jpeg_is_an_os_error(cut):
-    with pytest.raises(OSError, match=r"(?i)identify|truncated|broken"):
-        decode(encode(noise(0))[:cut], 10, None)
 
 
 def test_the_first_frame_of_an_animation_is_taken():
@@ -158,21 +150,3 @@ def test_moments_are_exact():
     picture = prepare_picture(encode(Image.new("RGB", (7, 5), (51, 102, 255)), "PNG"))
     np.testing.assert_allclose(picture.moments[0], [0.2, 0.4, 1.0])
     np.testing.assert_allclose(picture.moments[1], [0.04, 0.16, 1.0])
-
-
-def test_decode_squeezes_or_takes_the_centre():
-    left_black = Image.new("RGB", (64, 32), "white")
-    left_black.paste("black", (0, 0, 10, 32))
-    data = encode(left_black, "PNG")
-    assert decode(data, 8, None).shape == (8, 8, 3)
-    assert decode(data, 8, None)[:, 0].max() < 20
-    assert decode(data, 8, 1.0).min() == 255
-
-
-def test_a_large_jpeg_is_decoded_at_a_reduced_scale_close_to_the_full_one():
-    x = np.linspace(0, 255, 256)
-    smooth = np.stack([np.tile(x, (256, 1))] * 3, axis=-1).astype(np.uint8)
-    data = encode(Image.fromarray(smooth), "JPEG", quality=95)
-    full = np.asarray(Image.fromarray(smooth).resize((32, 32), Image.Resampling.BILINEAR))
-    difference = decode(data, 32, None).astype(int) - full.astype(int)
-    assert abs(difference).max() <= 4

@@ -183,9 +183,9 @@ def test_digits_are_spread_over_eight_bits(tmp_path):
     with locate("digits").open(tmp_path) as source:
         assert len(source.entries) == 1797
         assert {entry.class_key for entry in source.entries} == set("0123456789")
-        from fpnas.data.pictures import decode
+        from fpnas.data.decode import Target
 
-        pictures = [decode(source.read(entry), 8, None) for entry in source.entries[:20]]
+        pictures = [Target(8, None).decode(source.read(entry)) for entry in source.entries[:20]]
         assert np.shape(pictures) == (20, 8, 8, 3)
         assert np.max(pictures) == 255
 
