@@ -1,6 +1,8 @@
 """Recipes: the learning rate over time, and the ranges of every field."""
 
 import math
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,11 @@ def test_the_learning_rate_rises_and_falls():
     rates = [recipe.learning_rate_at(epoch) for epoch in (0, 0.5, 1, 2, 6, 10, 11)]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.4, 0.2, 0, 0])
     assert recipe.learning_rate_at(4) == pytest.approx(0.2 * (1 + math.sqrt(0.5)))
+
+
+def test_the_page_on_recipes_names_every_option():
+    page = Path(__file__).parents[2].joinpath("docs", "recipes.md").read_text(encoding="utf-8")
+    assert [field.name for field in fields(Recipe) if f"`{field.name}`" not in page] == []
 
 
 def test_without_a_warm_up_it_starts_at_the_peak():
