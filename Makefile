@@ -16,15 +16,16 @@ STRATEGY ?= fpnas
 SEED ?= 0
 SET ?=
 PORT ?= 5000
+NAME ?=
 IMAGES ?=
 PHOTOS ?=
 OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
 
-RUN_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
-  --profile '$(PROFILE)' --strategy '$(STRATEGY)' --seed '$(SEED)' \
-  $(foreach pair,$(SET),--set '$(pair)')
+BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
+  --profile '$(PROFILE)' --seed '$(SEED)' $(foreach pair,$(SET),--set '$(pair)')
+RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 
-.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor \
+.PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
   bench-search bench-engine bench-gpu bench-loader test lint format clean
 
 help:  ## Show this help
@@ -47,6 +48,10 @@ setup: $(VENV)/.stamp  ## Create .venv with everything that is needed
 
 pipeline-run: setup  ## Search, decode, train, distill and register (see the options below)
 	@$(BIN)/fpnas run --engine '$(ENGINE)' $(RUN_OPTIONS)
+
+baseline: setup  ## Train the published network NAME, or NAME=random, by the same recipe
+	@test -n '$(NAME)' || { echo "give NAME=mobilenet_v3_small, or see $(BIN)/fpnas baseline --help"; exit 2; }
+	@$(BIN)/fpnas baseline '$(NAME)' $(BASELINE_OPTIONS)
 
 pipeline-compile: setup  ## Write the pipeline as KFP's IR to OUTPUT, for a cluster
 	@$(BIN)/fpnas compile $(RUN_OPTIONS) --output '$(OUTPUT)'

@@ -119,6 +119,44 @@ def run(
         print_summary(result, Console())
 
 
+@app.command()
+def baseline(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, mnasnet, "
+            "efficientnet_b0 to _b2, resnest14d, resnest26d or resnest50d, with @WIDTH and "
+            "/OUTPUT_STRIDE where wanted (mobilenet_v2@0.5/8); or random, the best random "
+            "architecture of the space."
+        ),
+    ],
+    space: SpaceOption = "tiny",
+    model: ModelOption = None,
+    data: DataOption = "digits",
+    profile: ProfileOption = "smoke",
+    seed: SeedOption = 0,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network that nobody searched, by the recipe of fpnas run with the same options."""
+    from pipelines.baseline import print_baseline, run_baseline
+    from pipelines.plan import Request
+
+    request = Request(
+        space=space,
+        model=model,
+        data=data,
+        profile=profile,
+        seed=seed,
+        overrides=tuple(overrides or ()),
+    )
+    result = run_baseline(name, request, _console)
+    if as_json:
+        _print_json(result)
+    else:
+        print_baseline(result, Console())
+
+
 @app.command(name="compile")
 def compile_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
@@ -151,14 +189,18 @@ def stage(
 ) -> None:
     """Run one stage by hand; its artifact's address goes to stdout."""
     from fpnas.errors import closest
-    from fpnas.stages.base import STAGES, RunInfo, execute
+    from fpnas.stages.base import ALL_STAGES, RunInfo, execute
     from fpnas.storage import connect
 
-    if name not in STAGES:
+    if name not in ALL_STAGES:
         raise InputError(
-            "STAGE", name, "is not a stage", legal=", ".join(STAGES), fix=closest(name, STAGES)
+            "STAGE",
+            name,
+            "is not a stage",
+            legal=", ".join(ALL_STAGES),
+            fix=closest(name, ALL_STAGES),
         )
-    chosen = STAGES[name]
+    chosen = ALL_STAGES[name]
     addresses = dict(item.partition("=")[::2] for item in inputs or [])
     if addresses.keys() != chosen.inputs.keys():
         raise InputError(

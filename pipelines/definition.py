@@ -1,7 +1,8 @@
-"""The pipeline, once: every engine runs or compiles this."""
+"""The pipelines, once: every engine runs or compiles these."""
 
 from kfp import dsl
 
+from components.baseline.component import baseline
 from components.coarse.component import coarse
 from components.decode.component import decode
 from components.distill.component import distill
@@ -62,3 +63,19 @@ def fpnas_pipeline(
         trained=trained,
         distilled=distilled,
     )
+
+
+@dsl.pipeline(
+    name="fpnas-baseline",
+    description="A network that nobody searched, trained and scored as a searched one is.",
+)
+def baseline_pipeline(run: str, prepare_config: str, baseline_config: str) -> None:
+    """The stages of a baseline.
+
+    Args:
+        run: The pipeline run as JSON.
+        prepare_config: Configuration of a stage as JSON.
+        baseline_config: See above.
+    """
+    dataset = prepare(config=prepare_config, run=run).outputs["dataset"]
+    baseline(config=baseline_config, run=run, dataset=dataset)

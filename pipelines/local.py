@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fpnas.errors import FpnasError, StoppedError
-from fpnas.stages.base import ENGINE_PID, STAGES, stop_signals_handled
+from fpnas.stages.base import ENGINE_PID, STAGES, Stage, stop_signals_handled
 from fpnas.stages.entry import LOG_DIRECTORY
 from fpnas.stages.events import STATUS_FILE
 from pipelines.display import Display
@@ -82,14 +82,20 @@ class StageFailedError(FpnasError):
 
 
 def run_local(
-    parameters: Mapping[str, str], directory: Path, display: Display
+    parameters: Mapping[str, str],
+    directory: Path,
+    display: Display,
+    pipeline: str = "fpnas_pipeline",
+    stages: Mapping[str, Stage] = STAGES,
 ) -> dict[str, Outcome]:
-    """Runs the pipeline on this machine.
+    """Runs a pipeline on this machine.
 
     Args:
         parameters: Of the pipeline.
         directory: The run's folder; gets ``logs/``, ``events.jsonl`` and KFP's own files.
         display: Shows the events.
+        pipeline: Its name in :mod:`pipelines.definition`.
+        stages: Its stages, in order.
 
     Returns:
         The outcome of every stage.
@@ -98,7 +104,7 @@ def run_local(
         StageFailedError: A stage failed.
         StoppedError: A signal asked to stop; stages that can have written a checkpoint.
     """
-    outcomes = {name: Outcome(name) for name in STAGES}
+    outcomes = {name: Outcome(name) for name in stages}
     logs = directory / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     events = directory / "events.jsonl"
@@ -120,7 +126,7 @@ def run_local(
     ):
         try:
             with _output_to(logs / "engine.log"):
-                _run_kfp(parameters, directory / "kfp")
+                _run_kfp(pipeline, parameters, directory / "kfp")
         except Exception as error:  # KFP raises RuntimeError, whatever happened
             failure = error
     if failure is None:
@@ -135,15 +141,15 @@ def run_local(
     raise StageFailedError(failed, logs / f"{failed.name}.log") from failure
 
 
-def _run_kfp(parameters: Mapping[str, str], root: Path) -> None:
+def _run_kfp(pipeline: str, parameters: Mapping[str, str], root: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of KFP and its dependencies
         from kfp import local
 
-        from pipelines.definition import fpnas_pipeline
+        from pipelines import definition
 
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-        fpnas_pipeline(**parameters)
+        getattr(definition, pipeline)(**parameters)
 
 
 class _Follower:

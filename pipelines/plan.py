@@ -16,11 +16,11 @@ from fpnas.canonical import digest
 from fpnas.errors import InputError, closest
 from fpnas.search.options import STRATEGIES
 from fpnas.space import SpaceFile, load_space
-from fpnas.stages.base import STAGES, RunInfo
+from fpnas.stages.base import ALL_STAGES, STAGES, RunInfo
 from fpnas.stages.config import SpaceConfig, StageConfig
 
 PROFILES_DIR = Path(fpnas.__file__).parent / "profiles"
-_SECTIONS = ("space", "recipe", *STAGES)
+_SECTIONS = ("space", "recipe", *ALL_STAGES)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan
     if request.seed < 0:
         raise InputError("SEED", request.seed, "is negative", legal="0 or more", fix="use 0")
     file = load_space(request.space)
-    sections = _apply(load_profile(request.profile), request.overrides)
+    sections = apply_overrides(load_profile(request.profile), request.overrides)
     space = resolve_space(file, request.model, sections["space"])
-    data = request.data if "://" in request.data else _absolute(request.data)
+    data = request.data if "://" in request.data else absolute(request.data)
     configs = {
         name: STAGES[name].config_type.parse(section, name)
         for name, section in _stage_sections(sections, space, request, data, environ).items()
@@ -124,7 +124,8 @@ def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan
     return Plan(request, info, space, configs)
 
 
-def _absolute(data: str) -> str:
+def absolute(data: str) -> str:
+    """The path of a folder or file that is there; anything else stays as it is."""
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
@@ -203,7 +204,7 @@ def load_profile(name_or_path: str) -> dict[str, dict[str, Any]]:
     return {section: dict(data.get(section) or {}) for section in _SECTIONS}
 
 
-def _apply(
+def apply_overrides(
     sections: dict[str, dict[str, Any]], overrides: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Puts ``section.key=value`` over a profile; the value is read as YAML."""

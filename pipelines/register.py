@@ -47,6 +47,8 @@ def register_run(name: str) -> dict[str, Any]:
         )
     stored = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     info = RunInfo.model_validate(stored["info"])
+    if info.kind == "baseline":
+        raise InputError("RUN", name, "is a baseline, which is not registered", fix="name a search")
     stage = STAGES["register"]
     config = stage.config_type.parse(stored["configs"]["register"], "register")
     config = config.model_copy(update={"tracking": tracking_name(os.environ)})

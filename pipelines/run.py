@@ -15,11 +15,12 @@ from rich.console import Console
 from fpnas.errors import InputError
 from fpnas.packages import EXPORT_PACKAGES, require
 from fpnas.stages.base import STAGES, RunInfo
+from fpnas.stages.config import StageConfig
 from fpnas.storage import Store, connect, home_directory
 from pipelines.display import Display
 from pipelines.files import write_json
 from pipelines.local import Outcome, run_local
-from pipelines.plan import Plan, Request, make_plan
+from pipelines.plan import Request, make_plan
 
 
 def run(request: Request, console: Console) -> dict[str, Any]:
@@ -40,29 +41,32 @@ def run(request: Request, console: Console) -> dict[str, Any]:
     home = home_directory()
     with services(home):
         store = connect()
-        check(plan, store)
+        check(plan.configs, store)
         directory = home / "runs" / plan.info.run_id
         with only_one(directory):
             write_json(directory / "run.json", plan.to_json())
             console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
-            with _same_terminal(console) as own:
+            with same_terminal(console) as own:
                 outcomes = run_local(plan.parameters(), directory, Display(own, tuple(STAGES)))
             result = summarize(plan.info, outcomes, store, directory)
             write_json(directory / "result.json", result)
     return result
 
 
-def check(plan: Plan, store: Store) -> None:
+def check(configs: Mapping[str, StageConfig], store: Store) -> None:
     """Checks packages, storage, tracking and pictures.
+
+    Args:
+        configs: Of the stages.
+        store: Where artifacts go.
 
     Raises:
         InputError: Naming what cannot be used.
     """
     from fpnas.stages import register
 
-    registration = plan.configs["register"]
-    assert isinstance(registration, register.Config)
-    if registration.export:
+    registration = configs.get("register")
+    if isinstance(registration, register.Config) and registration.export:
         require(*EXPORT_PACKAGES)
     from fpnas import tracking
     from fpnas.data.prepare import check as check_data
@@ -70,7 +74,7 @@ def check(plan: Plan, store: Store) -> None:
 
     store.check()
     tracking.initialise()
-    prepare = plan.configs["prepare"]
+    prepare = configs["prepare"]
     assert isinstance(prepare, Config)
     check_data(prepare.options(), store.client)
 
@@ -95,7 +99,12 @@ def resumed(run_id: str, given: Mapping[str, Any]) -> Request:
             legal=", ".join(known) or "none",
             fix="start a new run without --resume",
         )
-    stored = json.loads(path.read_text(encoding="utf-8"))["request"]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if "baseline" in document:
+        raise InputError(
+            "--resume", run_id, "is a baseline", fix=f"run {document['info']['command']} again"
+        )
+    stored = document["request"]
     for field, value in given.items():
         if value != stored[field] and value != tuple(stored[field] or ()):
             raise InputError(
@@ -138,7 +147,7 @@ def services(home: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _same_terminal(console: Console) -> Iterator[Console]:
+def same_terminal(console: Console) -> Iterator[Console]:
     """A console on the same terminal that stays there when this process's output is redirected."""
     try:
         descriptor = os.dup(console.file.fileno())
@@ -187,17 +196,7 @@ def summarize(
         "model": info.model,
         "profile": info.profile,
         "seed": info.seed,
-        "stages": [
-            {
-                "name": outcome.name,
-                "status": outcome.status,
-                "seconds": round(outcome.elapsed_seconds, 3),
-                "cached": outcome.cached,
-                "artifact": outcome.artifact,
-                "bill": dict(bills[outcome.name]),
-            }
-            for outcome in outcomes.values()
-        ],
+        "stages": stage_entries(outcomes, bills),
         "architecture": summary["architecture"],
         "search": summary["search"] and {**summary["search"], **_search_bill(bills)},
         "train": summary["train"],
@@ -212,6 +211,23 @@ def summarize(
         "report": str(directory / "report.html"),
         "command": info.command,
     }
+
+
+def stage_entries(
+    outcomes: Mapping[str, Outcome], bills: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What became of every stage, for the JSON document."""
+    return [
+        {
+            "name": outcome.name,
+            "status": outcome.status,
+            "seconds": round(outcome.elapsed_seconds, 3),
+            "cached": outcome.cached,
+            "artifact": outcome.artifact,
+            "bill": dict(bills[outcome.name]),
+        }
+        for outcome in outcomes.values()
+    ]
 
 
 def _search_bill(bills: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -181,7 +181,7 @@ class Classifier(nn.Module):
         std: Standard deviation of the same.
     """
 
-    def __init__(self, network: Network, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network = network
         self.mean: Tensor

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fpnas.code_version import code_version
 from fpnas.errors import StoppedError
@@ -52,6 +52,7 @@ class RunInfo(Strict):
         profile: Name of the profile.
         seed: Seed of the run.
         command: How a person repeats it.
+        kind: ``pipeline`` searches; ``baseline`` trains a network that nobody searched.
     """
 
     run_id: str
@@ -60,6 +61,7 @@ class RunInfo(Strict):
     profile: str
     seed: int
     command: str = ""
+    kind: Literal["pipeline", "baseline"] = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Stage:
 
     def finish_command(self, info: RunInfo) -> str:
         """What a person types to finish a run that came as far as this stage."""
+        if info.kind == "baseline":
+            return info.command
         words = "register" if self.name == "register" else "run --resume"
         return f"fpnas {words} {info.run_id}"
 
@@ -125,6 +129,15 @@ STAGES: Mapping[str, Stage] = {
         ),
     )
 }
+"""Of the pipeline that searches, in order."""
+
+BASELINE_STAGES: Mapping[str, Stage] = {
+    "prepare": STAGES["prepare"],
+    "baseline": Stage("baseline", "model", {"dataset": "dataset"}),
+}
+"""Of the pipeline that trains a baseline, in order."""
+
+ALL_STAGES: Mapping[str, Stage] = {**STAGES, **BASELINE_STAGES}
 
 MAKERS: Mapping[str, str] = {
     "dataset": "prepare",

@@ -101,12 +101,14 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
 
 
 def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[str, Any]:
+    from fpnas.architecture import Architecture
     from fpnas.cost import architecture_cost
     from fpnas.data.augment import normalize
     from fpnas.training.loop import label_loss
     from fpnas.training.teachers import wider_architecture
 
     config: Config = context.config
+    assert isinstance(bench.architecture, Architecture)
     architecture = wider_architecture(config.space.open(), bench.architecture)
     recipe = config.recipe.shortened(config.teacher_epochs)
     network = bench.network(architecture, config.seed + 1)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fpnas.errors import FpnasError
-from fpnas.stages.base import ENGINE_PID, STAGES, RunInfo, execute
+from fpnas.stages.base import ALL_STAGES, ENGINE_PID, RunInfo, execute
 from fpnas.stages.events import Events
 from fpnas.storage import connect
 
@@ -34,7 +34,7 @@ def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: s
         inputs: Paths of references, by role.
         output: Path of the reference to write.
     """
-    stage = STAGES[name]
+    stage = ALL_STAGES[name]
     events = Events(name)
     log = _redirect_output(name)
     logging.basicConfig(

@@ -35,9 +35,11 @@ def run(context: StageContext) -> None:
     ``registration.json`` and ``report.html``.
     """
     from fpnas.stages.headline import log_headline
+    from fpnas.stages.measuring import measure_model
     from fpnas.stages.registering import register
     from fpnas.stages.reporting import collect, render
     from fpnas.stages.tracked import parent_run
+    from fpnas.stages.training import load_model
 
     findings = collect(context.inputs)
     summary = findings.summary()
@@ -45,10 +47,10 @@ def run(context: StageContext) -> None:
     context.progress(1, 6, "exporting the model")
     exported = _export(context, findings.best, summary) if context.config.export else None
     context.progress(2, 6, "measuring latency and throughput")
-    speed = _measure(context, findings.best)
+    files = sorted(_exported(context).iterdir()) if exported else []
+    speed = measure_model(*load_model(context.inputs[findings.best]), files)
     context.output.write_json("speed.json", speed)
     context.progress(3, 6, "registering the model")
-    files = sorted(_exported(context).iterdir()) if exported else []
     registration = register(context, findings.best, summary, speed, files)
     context.output.write_json("registration.json", registration)
     context.progress(4, 6, "drawing the report")
@@ -83,19 +85,3 @@ def _export(context: StageContext, best: str, summary: dict[str, Any]) -> dict[s
     )
     context.output.write_json(f"{FOLDER}/{RECORD}", record)
     return record
-
-
-def _measure(context: StageContext, best: str) -> dict[str, Any]:
-    """Speed of the network and its ONNX files, with what else the machine was doing meanwhile."""
-    from fpnas.networks.network import Classifier
-    from fpnas.stages.load import OtherLoad
-    from fpnas.stages.training import load_model
-    from fpnas.training.inference import runner
-    from fpnas.training.speed import measure_everywhere
-
-    network, info = load_model(context.inputs[best])
-    files = {path.name: runner(path) for path in sorted(_exported(context).glob("*.onnx"))}
-    load = OtherLoad()
-    model = Classifier(network, info["mean"], info["std"])
-    found = measure_everywhere(model, info["input_size"], files)
-    return {**found, "other_cores": load.cores()}

@@ -110,7 +110,7 @@ def parent_run(info: RunInfo) -> Run:
     from fpnas import tracking
 
     place = tracking.initialise()
-    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
+    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": info.kind}
     details = {
         "fpnas.space": info.space,
         "fpnas.model": info.model,
@@ -127,5 +127,5 @@ def parent_run_id(info: RunInfo) -> str:
     """The id of the pipeline's MLflow run."""
     from fpnas import tracking
 
-    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": "pipeline"}
+    tags = {"fpnas.run_id": info.run_id, "fpnas.kind": info.kind}
     return tracking.find_run(tracking.initialise(), tags) or parent_run(info).run_id

@@ -1,8 +1,9 @@
 """What training from scratch and distillation share.
 
-A model holds ``model.safetensors`` (the state of :class:`fpnas.networks.network.Network`),
-``architecture.json``, ``model.json`` (classes, input statistics, scores), ``history.parquet`` and
-``confusion.parquet`` (validation pictures by their class, and by the class ranked first).
+A model holds ``model.safetensors`` (the state of the network), ``architecture.json`` (from which
+:mod:`fpnas.networks.description` builds it), ``model.json`` (classes, input statistics, scores),
+``history.parquet`` and ``confusion.parquet`` (validation pictures by their class, and by the class
+ranked first).
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from fpnas.training.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from fpnas.architecture import Architecture
     from fpnas.data.augment import Augmentation
-    from fpnas.data.dataset import Dataset
-    from fpnas.networks.network import Network
+    from fpnas.data.dataset import Dataset, ReadableSplit
+    from fpnas.networks.description import AnyArchitecture
     from fpnas.parallel import Ranks
     from fpnas.stages.base import StageContext
     from fpnas.stages.batches import LabelledBatches
@@ -52,25 +52,29 @@ class Workbench:
         device: Where.
         config: How.
         ranks: The processes that share the work; None for this one alone.
+        train_split: What is trained on.
+        eval_split: What is scored.
     """
 
     dataset: Dataset
-    architecture: Architecture
+    architecture: AnyArchitecture
     device: str
     config: TrainingConfig
     ranks: Ranks | None = None
+    train_split: ReadableSplit = "train"
+    eval_split: ReadableSplit = "val"
 
     @classmethod
     def open(cls, context: StageContext, ranks: Ranks | None = None) -> Workbench:
         """Opens the inputs of a stage that trains."""
-        from fpnas.architecture import Architecture
+        from fpnas.networks.description import read_architecture
         from fpnas.stages.batches import device_of, open_dataset
         from fpnas.stages.ranks import rank_device
 
         decoded = context.inputs["architecture"].read_json("architecture.json")
         return cls(
             open_dataset(context.inputs["dataset"]),
-            Architecture.from_json(decoded),
+            read_architecture(decoded),
             rank_device(device_of(context.config.runtime.device)),
             context.config,
             ranks,
@@ -81,15 +85,15 @@ class Workbench:
         """Whether this process is the one that writes."""
         return self.ranks is None or self.ranks.rank == 0
 
-    def network(self, architecture: Architecture, seed: int) -> Network:
+    def network(self, architecture: AnyArchitecture, seed: int) -> nn.Module:
         """A freshly initialized network, as the recipe wants it."""
         import torch
 
-        from fpnas.networks.network import Network
+        from fpnas.networks.description import build_network
 
         recipe = self.config.recipe
         torch.manual_seed(seed)
-        network = Network(
+        network = build_network(
             architecture,
             self.dataset.num_classes,
             dropout=recipe.dropout,
@@ -121,7 +125,7 @@ class Workbench:
 
         loader = ImageLoader(
             self.dataset,
-            "val",
+            self.eval_split,
             batch_size=max(self.config.recipe.batch_size, 128),
             input_size=self.architecture.input_size,
             training=False,
@@ -137,13 +141,13 @@ class Workbench:
         return self._val_batches.loader.augmentation.eval_crop
 
     def evaluate(self, network: nn.Module) -> Evaluation:
-        """Scores a network on the validation pictures."""
+        """Scores a network on the pictures of the evaluation split."""
         from fpnas.training.evaluation import evaluate
 
         return evaluate(network, self._val_batches, self.ranks)
 
     def details(self, network: nn.Module) -> Details:
-        """Where a network errs on the validation pictures, found by this process alone."""
+        """Where a network errs on the same pictures, found by this process alone."""
         from fpnas.training.evaluation import evaluate_details
 
         alone = self.ranks is None or self.ranks.size == 1
@@ -165,15 +169,15 @@ class Workbench:
             fill=(red, green, blue),
         )
 
-    def trainer(self, network: Network, recipe: Recipe, loss: Loss) -> Trainer:
-        """A training run of a network on all training pictures."""
+    def trainer(self, network: nn.Module, recipe: Recipe, loss: Loss) -> Trainer:
+        """A training run of a network on the pictures of the training split."""
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import Batches
         from fpnas.training.loop import Trainer
 
         loader = ImageLoader(
             self.dataset,
-            "train",
+            self.train_split,
             batch_size=recipe.batch_size,
             input_size=self.architecture.input_size,
             training=True,
@@ -268,13 +272,12 @@ def write_model(
     context.tracking.log_figure(figure, "training_curves.png")
 
 
-def load_model(artifact: Artifact) -> tuple[Network, dict[str, Any]]:
+def load_model(artifact: Artifact) -> tuple[nn.Module, dict[str, Any]]:
     """Reads a model artifact: the network in evaluation mode, and ``model.json``."""
-    from fpnas.architecture import Architecture
-    from fpnas.networks.network import Network
+    from fpnas.networks.description import build_network, read_architecture
 
     info = artifact.read_json("model.json")
-    architecture = Architecture.from_json(artifact.read_json("architecture.json"))
-    network = Network(architecture, len(info["classes"]))
+    architecture = read_architecture(artifact.read_json("architecture.json"))
+    network = build_network(architecture, len(info["classes"]))
     network.load_state_dict(artifact.read_tensors("model.safetensors"))
     return network.eval(), info

@@ -30,6 +30,7 @@ coarse: {batch_size: 16, search: {num_steps: 40, warmup_steps: 10}}
 fine: {batch_size: 16, search: {num_steps: 80}}
 recipe: {epochs: 20, batch_size: 16}
 distill: {teacher_epochs: 2}
+baseline: {num_candidates: 3, candidate_epochs: 2}
 """
 
 
@@ -49,8 +50,18 @@ class Workplace:
         return [sys.executable, "-m", "fpnas.cli", *words]
 
     def start(self, *options: str) -> subprocess.Popen[str]:
+        return self._start(self.command(*options))
+
+    def start_baseline(self, name: str, *options: str) -> subprocess.Popen[str]:
+        _, *rest = self.command(*options)[3:]
+        return self._start([sys.executable, "-m", "fpnas.cli", "baseline", name, *rest])
+
+    def baseline(self, name: str, *options: str) -> dict:
+        return self._result(self.start_baseline(name, *options))
+
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*options),
+            command,
             cwd=self.folder,
             env=self.environ,
             stdout=subprocess.PIPE,
@@ -59,7 +70,9 @@ class Workplace:
         )
 
     def run(self, *options: str) -> dict:
-        process = self.start(*options)
+        return self._result(self.start(*options))
+
+    def _result(self, process: subprocess.Popen[str]) -> dict:
         output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
         return json.loads(output)

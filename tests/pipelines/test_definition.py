@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fpnas.stages.base import STAGES
+from fpnas.stages.base import ALL_STAGES, BASELINE_STAGES, STAGES
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Request, make_plan
 
@@ -57,6 +57,16 @@ def test_the_local_engine_runs_the_very_pipeline_that_is_compiled(compiled):
     assert spec["components"] == specification["components"]
 
 
+def test_the_pipeline_of_a_baseline_has_its_edges():
+    from google.protobuf.json_format import MessageToDict
+
+    from pipelines.definition import baseline_pipeline
+
+    edges = edges_of(MessageToDict(baseline_pipeline.pipeline_spec))
+    assert edges == {"prepare": {}, "baseline": {"dataset": "prepare"}}
+    assert set(edges) == set(BASELINE_STAGES)
+
+
 def test_the_ir_has_the_plan_as_its_defaults(compiled):
     plan, path = compiled
     specification = next(yaml.safe_load_all(path.read_text()))
@@ -80,7 +90,7 @@ def test_components_install_nothing_and_name_an_image(compiled):
 
 def test_metadata_and_readme_of_every_component_agree_with_the_stage():
     folder = Path(__file__).parents[2] / "components"
-    for name, stage in STAGES.items():
+    for name, stage in ALL_STAGES.items():
         metadata = yaml.safe_load((folder / name / "metadata.yaml").read_text())
         assert metadata["name"] == name
         assert metadata["inputs"] == list(stage.inputs)

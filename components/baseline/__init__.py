@@ -1,0 +1,1 @@
+"""The baseline stage as a component."""

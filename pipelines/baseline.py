@@ -1,0 +1,195 @@
+"""A baseline on this machine: the plan, the run, and what is printed at its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fpnas.canonical import digest
+from fpnas.report.table import format_count, format_macs, format_percent
+from fpnas.space import load_space
+from fpnas.stages.base import BASELINE_STAGES, RunInfo
+from fpnas.stages.config import StageConfig
+from fpnas.storage import Store, connect, home_directory
+from pipelines.display import Display
+from pipelines.files import write_json
+from pipelines.local import Outcome, run_local
+from pipelines.plan import Request, absolute, apply_overrides, load_profile, resolve_space
+from pipelines.run import check, only_one, same_terminal, services, stage_entries
+
+_RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class BaselinePlan:
+    """A baseline, ready to start.
+
+    Attributes:
+        name: Of the network.
+        request: What it is compared with: the same options as of a search.
+        info: Names the run.
+        configs: The configuration of both stages.
+    """
+
+    name: str
+    request: Request
+    info: RunInfo
+    configs: Mapping[str, StageConfig]
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters of the pipeline."""
+        configs = {f"{name}_config": c.model_dump_json() for name, c in self.configs.items()}
+        return {"run": self.info.model_dump_json(), **configs}
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept in the run's folder."""
+        return {
+            "baseline": self.name,
+            "request": asdict(self.request),
+            "info": self.info.model_dump(mode="json"),
+            "configs": {name: c.model_dump(mode="json") for name, c in self.configs.items()},
+        }
+
+
+def plan_baseline(name: str, request: Request) -> BaselinePlan:
+    """Resolves a request: the pictures, the input size and the recipe are those of a search.
+
+    Raises:
+        InputError: Naming what cannot be used.
+    """
+    from fpnas.stages.baseline import Config
+    from fpnas.stages.baseline import check as check_network
+
+    file = load_space(request.space)
+    sections = apply_overrides(load_profile(request.profile), request.overrides)
+    space = resolve_space(file, request.model, sections["space"])
+    data = request.data if "://" in request.data else absolute(request.data)
+    seed = {"seed": request.seed}
+    own = {"name": name, "recipe": sections["recipe"], "input_size": space.input_size}
+    if name == _RANDOM:
+        own["space"] = space.model_dump()
+    contents = {
+        "prepare": {"data": data, **seed, **sections["prepare"]},
+        "baseline": {**own, **seed, **sections["baseline"]},
+    }
+    configs = {
+        stage: BASELINE_STAGES[stage].config_type.parse(content, stage)
+        for stage, content in contents.items()
+    }
+    config = configs["baseline"]
+    assert isinstance(config, Config)
+    check_network(config)
+    identity = {stage: c.identity() for stage, c in configs.items()}
+    words = re.sub(r"\W+", "-", name)
+    info = RunInfo(
+        run_id=f"{words}-{space.input_size}px-{digest(identity)[:8]}",
+        space=file.name if name == _RANDOM else "none",
+        model=space.model if name == _RANDOM else name,
+        profile=Path(request.profile).stem,
+        seed=request.seed,
+        command=_command(name, request),
+        kind="baseline",
+    )
+    return BaselinePlan(name, request, info, configs)
+
+
+def _command(name: str, request: Request) -> str:
+    options = shlex.split(request.command())[2:]
+    at = options.index("--strategy")  # there is no search
+    return shlex.join(["fpnas", "baseline", name, *options[:at], *options[at + 2 :]])
+
+
+def run_baseline(name: str, request: Request, console: Console) -> dict[str, Any]:
+    """Trains a baseline with the local engine; the same call again finds or resumes it.
+
+    Args:
+        name: ``random``, or a name as :mod:`fpnas.networks.named` reads it.
+        request: The options of the search that it is compared with.
+        console: Where progress goes.
+
+    Returns:
+        The JSON document, of the same form as that of a search.
+
+    Raises:
+        InputError: Before any work.
+        FpnasError: A stage failed, or was stopped.
+    """
+    plan = plan_baseline(name, request)
+    home = home_directory()
+    with services(home):
+        store = connect()
+        check(plan.configs, store)
+        directory = home / "runs" / plan.info.run_id
+        with only_one(directory):
+            write_json(directory / "run.json", plan.to_json())
+            console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
+            with same_terminal(console) as own:
+                display = Display(own, tuple(BASELINE_STAGES))
+                outcomes = run_local(
+                    plan.parameters(), directory, display, "baseline_pipeline", BASELINE_STAGES
+                )
+            result = _summarize(plan, outcomes, store)
+            write_json(directory / "result.json", result)
+    return result
+
+
+def _summarize(plan: BaselinePlan, outcomes: Mapping[str, Outcome], store: Store) -> dict[str, Any]:
+    from fpnas import tracking
+    from fpnas.stages.baseline import log_parent
+    from fpnas.stages.tracked import parent_run_id
+
+    artifact = store.open(outcomes["baseline"].artifact or "")
+    summary = artifact.read_json("summary.json")
+    place = tracking.initialise()
+    speed = artifact.read_json("speed.json")
+    bills = {name: store.open(outcome.artifact or "").bill for name, outcome in outcomes.items()}
+    if outcomes["baseline"].cached:  # made under another MLflow, perhaps
+        seconds = {name: float(bill["seconds"]) for name, bill in bills.items()}
+        log_parent(plan.info, summary, seconds, speed)
+    return {
+        "run_id": plan.info.run_id,
+        "space": plan.info.space,
+        "model": plan.info.model,
+        "profile": plan.info.profile,
+        "seed": plan.info.seed,
+        "stages": stage_entries(outcomes, bills),
+        **{key: summary[key] for key in ("baseline", "architecture", "search", "train", "distill")},
+        "speed": speed,
+        "registered_model": None,
+        "mlflow": {
+            "tracking_uri": place.uri,
+            "experiment_id": place.experiment_id,
+            "run_id": parent_run_id(plan.info),
+        },
+        "report": None,
+        "command": plan.info.command,
+    }
+
+
+def print_baseline(result: Mapping[str, Any], console: Console) -> None:
+    """Prints what was trained and how good it is.
+
+    Args:
+        result: From :func:`run_baseline`.
+        console: Where to.
+    """
+    architecture, candidates = result["architecture"], result["baseline"]["candidates"]
+    lines = {
+        "baseline": architecture["string"],
+        "cost": f"{format_macs(architecture['macs'])} MACs, "
+        f"{format_count(architecture['params'])} parameters",
+        "top-1": f"{format_percent(result['train']['top1'])} on "
+        f"{format_count(result['train']['num_images'])} validation pictures",
+    }
+    if candidates:
+        lines["chosen"] = f"best of {len(candidates)} random architectures, trained shortly"
+    lines["next"] = "fpnas compare puts it beside the searched models"
+    width = max(len(name) for name in lines)
+    for name, text in lines.items():
+        console.print(f"[bold]{name:>{width}}[/]  {text}", highlight=False, soft_wrap=True)
