@@ -366,16 +366,24 @@ def export(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP and others.")],
-    model: Annotated[Path, typer.Option("--model", help="What fpnas export wrote: .onnx or .pt2.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="What fpnas export wrote; the latest run's model by default."),
+    ] = None,
     number: Annotated[int, typer.Option("--top", min=1, help="Classes to name.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Name the most probable classes of pictures."""
     from fpnas.training.inference import load, read_pictures, top_classes
+    from pipelines.export import latest_model
 
-    if not model.is_file():
+    if model is not None and not model.is_file():
         raise InputError("--model", model, "is not a file", fix="write one with fpnas export")
-    run, card = load(model)
+    if model is None:
+        with latest_model() as path:
+            run, card = load(path)
+    else:
+        run, card = load(model)
     found = top_classes(run, card, read_pictures(images, card), number)
     if as_json:
         _print_json(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fpnas.errors import InputError
-from fpnas.stages.exporting import FOLDER, RECORD, export_model
+from fpnas.stages.exporting import FOLDER, RECORD, WEIGHTS, export_model
 from fpnas.storage import connect, home_directory
 from pipelines.files import write_json
 from pipelines.results import latest_registered
@@ -67,3 +70,29 @@ def export_run(name: str | None, directory: Path, opset: int | None = None) -> d
     }
     write_json(directory / RECORD, written)
     return written
+
+
+@contextlib.contextmanager
+def latest_model() -> Iterator[Path]:
+    """The weights that the latest run has exported, in a file that is there inside the block.
+
+    Raises:
+        InputError: There is no run, or it has exported nothing.
+    """
+    result = latest_registered(None)
+    (uri,) = [stage["artifact"] for stage in result["stages"] if stage["name"] == "register"]
+    with services(home_directory()):
+        artifact = connect().open(uri)
+        name = f"{FOLDER}/{WEIGHTS}"
+        if name not in artifact.files:
+            raise InputError(
+                "--model",
+                result["run_id"],
+                "has exported nothing",
+                fix="write a file with fpnas export, and name it",
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / WEIGHTS
+            shutil.copyfile(artifact.fetch(name), path)
+            artifact.release(name)
+            yield path

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FOLDER = "exported"
 """Folder of the files inside the artifact of the stage ``register``."""
-RECORD = "export.json"
+RECORD, WEIGHTS = "export.json", "model.safetensors"
 
 _BATCH_SIZE = 64
 _CALIBRATION_BATCH_SIZE, _CALIBRATION_BATCHES = 16, 32

@@ -76,6 +76,8 @@ def test_a_file_names_digits(exported):
         for other in others:
             assert one["image"] == other["image"]
             assert [c["name"] for c in one["classes"]] == [c["name"] for c in other["classes"]]
+    latest = json.loads(workplace.call("predict", "--top", "3", "--json", *paths))
+    assert latest == found["model.safetensors"]
     firsts = [row["classes"][0]["name"] for row in found["model.onnx"]]
     right = sum(name == str(digit) for digit, name in enumerate(firsts))
     assert right > 1  # chance is 1 of 10

@@ -65,6 +65,15 @@ def test_mlflow_has_the_run_with_its_stages_and_the_registered_model(finished):
     assert [metric.step for metric in entropies] == list(range(1, 41))
     version = client.get_model_version_by_alias("fp-nas-n0", "champion")
     assert version.tags["architecture_sha256"] == result["architecture"]["sha256"]
+    assert int(version.tags["macs"]) == result["architecture"]["macs"]
+    assert int(version.tags["search_num_samples"]) == result["search"]["num_samples"]
+    assert float(version.tags["search_seconds"]) > 0
+    assert version.tags["run"] == result["run_id"]
+    assert {"dataset_digest", "model_digest", "code_version", "latency_ms"} <= set(version.tags)
+    assert result["architecture"]["string"] in version.description
+    metrics = parent.data.metrics
+    assert metrics["latency_ms"] == 1e3 * result["speed"]["measurements"][0]["median_seconds"]
+    assert {"throughput_images_per_s", "latency_ms_onnx", "latency_ms_int8"} <= set(metrics)
 
 
 def test_the_same_command_again_finds_everything(finished):
