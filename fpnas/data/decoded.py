@@ -10,6 +10,7 @@ import pandas as pd
 from fpnas.data.dataset import Dataset, verify
 from fpnas.data.decode import Pixels, Target
 from fpnas.data.order import Rows
+from fpnas.data.unreadable import UnreadablePictures
 
 Encoded = Sequence[bytes | None]
 """Encoded pictures of some rows; None for those that are kept decoded."""
@@ -23,6 +24,9 @@ class DecodedPictures:
         table: The split's rows of the index.
         target: What pictures are decoded to.
         memory_bytes: Most bytes of decoded pictures to keep.
+
+    Attributes:
+        unreadable: The pictures that could not be decoded.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class DecodedPictures:
         memory_bytes: int,
     ) -> None:
         self._dataset, self._target = dataset, target
+        self.unreadable = UnreadablePictures(table["name"].tolist())
         self._shards = table["shard"].tolist()
         self._offsets = table["offset"].tolist()
         self._lengths = table["num_bytes"].tolist()
@@ -68,10 +73,11 @@ class DecodedPictures:
         """Decodes what `read` returned for these rows. Threads may call this at the same time.
 
         Returns:
-            Of each row uint8, (height, width, 3), not to be written to.
+            Of each row uint8, (height, width, 3), not to be written to; black where it is
+            unreadable.
 
         Raises:
-            FpnasError: When a picture is not the one that was prepared.
+            FpnasError: When a picture is not the one that was prepared, or too many are unreadable.
         """
         return [self._decode(row, data) for row, data in zip(rows.tolist(), encoded, strict=True)]
 
@@ -79,8 +85,14 @@ class DecodedPictures:
         if data is None:
             return self._view(row)
         verify(data, self._digests[row], self._shards[row])
-        pixels = self._target.decode(data)
-        assert pixels.shape[:2] == self._shapes[row], "the index has another size"
+        try:
+            pixels = self._target.decode(data)
+            if pixels.shape[:2] != self._shapes[row]:
+                raise ValueError("it has not the size that was prepared")
+        # A decoder may raise anything.
+        except Exception as error:
+            self.unreadable.add(row, f"{type(error).__name__}: {error}")
+            return np.zeros((*self._shapes[row], 3), np.uint8)
         if self._kept is not None:
             # Two threads may have the same row at the end of an epoch; they write the same.
             self._view(row)[...] = pixels

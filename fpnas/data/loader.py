@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from fpnas.data.dataset import Dataset, ReadableSplit
 from fpnas.data.decode import Pixels
 from fpnas.data.decoded import DecodedPictures, Encoded
 from fpnas.data.order import Rows, epoch_order, num_training_batches, training_batch
+from fpnas.data.unreadable import UnreadablePictures
 from fpnas.errors import InputError
 
 DEFAULT_MEMORY_BYTES = 1 << 30
@@ -179,7 +180,7 @@ class ImageLoader:
                     for part in parts:
                         part.result()
                     self._advance(epoch, position)
-                    yield batch
+                    yield self._readable(batch)
             finally:
                 for _, future in ahead:
                     future.cancel()
@@ -249,11 +250,29 @@ class ImageLoader:
             epoch=epoch,
         )
 
-    def state_dict(self) -> dict[str, int]:
-        """Returns the place in the run, and what the order depends on."""
-        return {"epoch": self._epoch, "position": self._position, **self._identity()}
+    def _readable(self, batch: Batch) -> Batch:
+        """Replaces unreadable pictures of a training batch, and leaves out others."""
+        places = self.unreadable.places(batch.indices.numpy(), fill=self.training)
+        if places is None:
+            return batch
+        images, labels, indices = (values[torch.from_numpy(places)] for values in batch)
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels, indices)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    @property
+    def unreadable(self) -> UnreadablePictures:
+        """The pictures that could not be decoded so far."""
+        return self._pictures.unreadable
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place in the run, what the order depends on, and what was unreadable."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            **self._identity(),
+            "unreadable": self.unreadable.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes to a place in the run. Takes effect at the next ``iter()``.
 
         Raises:
@@ -276,6 +295,7 @@ class ImageLoader:
                 fix="start a new run",
             )
         self._epoch, self._position = state["epoch"], state["position"]
+        self.unreadable.load_state_dict(state["unreadable"])
 
     def _identity(self) -> dict[str, int]:
         return {

@@ -23,10 +23,10 @@ class BatchSource(Protocol):
     def __iter__(self) -> Iterator[Batch]:
         """Goes on from the current position."""
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The position."""
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moves to a position."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fpnas.data.augment import normalize
 from fpnas.data.dataset import Dataset
 from fpnas.data.loader import ImageLoader
 from fpnas.errors import InputError
+from fpnas.parallel import Ranks
 from fpnas.storage import Artifact
 
 
@@ -42,13 +44,23 @@ class Batches:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The loader's position."""
         return self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moves the loader."""
         self.loader.load_state_dict(state)
+
+    def share_unreadable(self, ranks: Ranks) -> None:
+        """Tells every process which pictures the others could not decode."""
+        unreadable = self.loader.unreadable
+        found = torch.zeros(self.loader.num_images, device=ranks.device)
+        found[list(unreadable.reasons)] = 1.0
+        elsewhere = torch.nonzero(ranks.sum(found)).flatten().tolist()
+        unreadable.load_state_dict(
+            {row: "on another process" for row in elsewhere if row not in unreadable.reasons}
+        )
 
 
 class LabelledBatches(Batches):

@@ -97,7 +97,8 @@ def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> di
     macs = count_macs(teacher.network, size)
     logits, _ = _logits(context, bench, teacher.logits, "train", size)
     val_logits, labels = _logits(context, bench, teacher.logits, "val", size)
-    return {"logits": logits, "top1": logit_accuracy(val_logits, labels), "macs": macs}
+    read = labels >= 0
+    return {"logits": logits, "top1": logit_accuracy(val_logits[read], labels[read]), "macs": macs}
 
 
 def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[str, Any]:
@@ -130,7 +131,10 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[st
 def _logits(
     context: StageContext, bench: Workbench, teacher: Any, split: Literal["train", "val"], size: int
 ) -> tuple[Tensor, Tensor]:
-    """The teacher's logits on a split, in its order, without augmentation; and the labels."""
+    """The teacher's logits on a split, in its order, without augmentation; and the labels.
+
+    A picture that cannot be decoded, which training does not see either, has the label -1.
+    """
     import torch
 
     from fpnas.data.loader import ImageLoader
@@ -144,11 +148,13 @@ def _logits(
         seed=0,
         augmentation="none",
     )
-    logits, labels = [], []
+    logits = torch.zeros(loader.num_images, bench.dataset.num_classes)
+    labels = torch.full((loader.num_images,), -1)
+    done = 0
     with torch.inference_mode():
         for batch in loader:
-            logits.append(teacher(batch.images.to(bench.device)).float().cpu())
-            labels.append(batch.labels)
-            done = sum(len(part) for part in labels)
+            logits[batch.indices] = teacher(batch.images.to(bench.device)).float().cpu()
+            labels[batch.indices] = batch.labels
+            done += len(batch.labels)
             context.progress(done, loader.num_images, f"teacher on {split}: {done} pictures")
-    return torch.cat(logits).clone(), torch.cat(labels)
+    return logits, labels

@@ -199,7 +199,25 @@ def _report_data(
         ),
         links=_links(context),
         alarms=[f"{name} search: {a['message']}" for name, a in findings.alarms],
+        next_steps=_training_faults(findings),
     )
+
+
+def _training_faults(findings: Findings) -> list[str]:
+    """What training passed over."""
+    sentences = []
+    for role, info in findings.models.items():
+        if info["unreadable_images"]:
+            sentences.append(
+                f"Look at the {info['unreadable_images']} pictures that {MAKERS[role]} could not "
+                "decode and passed over: unreadable.csv of the model's artifact names them."
+            )
+        if info["skipped_steps"]:
+            sentences.append(
+                f"{info['skipped_steps']} steps of {MAKERS[role]} had a loss or a gradient that is "
+                "not finite and were skipped: lower recipe.learning_rate if they are many."
+            )
+    return sentences
 
 
 def _links(context: StageContext) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 A model holds ``model.safetensors`` (the state of the network), ``architecture.json`` (from which
 :mod:`fpnas.networks.description` builds it), ``model.json`` (classes, input statistics, scores),
-``history.parquet`` and ``confusion.parquet`` (validation pictures by their class, and by the class
-ranked first).
+``history.parquet``, ``confusion.parquet`` (validation pictures by their class, and by the class
+ranked first) and ``unreadable.csv`` (pictures that could not be decoded).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fpnas.stages.config import StageConfig
 from fpnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from fpnas.data.augment import Augmentation
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from fpnas.networks.description import AnyArchitecture
     from fpnas.parallel import Ranks
     from fpnas.stages.base import StageContext
-    from fpnas.stages.batches import LabelledBatches
+    from fpnas.stages.batches import Batches, LabelledBatches
     from fpnas.storage import Artifact
     from fpnas.training.evaluation import Details, Evaluation
     from fpnas.training.loop import Loss, Trainer
@@ -188,6 +189,18 @@ class Workbench:
         batches = Batches(loader, self.device)
         return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed, self.ranks)
 
+    def unreadable(self, trainer: Trainer) -> pd.DataFrame:
+        """The pictures that could not be decoded: columns ``name``, ``split`` and ``reason``."""
+        import pandas as pd
+
+        loaders = {"train": _batches_of(trainer).loader, "val": self._val_batches.loader}
+        rows = [
+            (name, split, reason)
+            for split, loader in loaders.items()
+            for name, reason in loader.unreadable.table()
+        ]
+        return pd.DataFrame(rows, columns=["name", "split", "reason"])
+
 
 def _share(ranks: Ranks | None) -> dict[str, int]:
     """Which pictures of a split are this process's."""
@@ -228,7 +241,17 @@ def train(
             trainer.step, total, lambda: {"trainer": trainer.state(), "kept": kept}, message
         )
 
-    return trainer.run(on_step)
+    evaluation = trainer.run(on_step)
+    _batches_of(trainer).share_unreadable(trainer.ranks)
+    return evaluation
+
+
+def _batches_of(trainer: Trainer) -> Batches:
+    """The batches that :meth:`Workbench.trainer` gave it."""
+    from fpnas.stages.batches import Batches
+
+    assert isinstance(trainer.batches, Batches)
+    return trainer.batches
 
 
 def write_model(
@@ -247,6 +270,8 @@ def write_model(
 
     output = context.output
     details = bench.details(trainer.final_network)
+    unreadable = bench.unreadable(trainer)
+    unreadable.to_csv(output.path("unreadable.csv"), index=False)
     output.write_tensors("model.safetensors", portable_state(trainer.final_network))
     output.write_json("architecture.json", bench.architecture.to_json())
     output.write_json(
@@ -260,6 +285,7 @@ def write_model(
             "evaluation": asdict(evaluation),
             "calibration_error": details.calibration_error,
             "skipped_steps": trainer.num_skipped,
+            "unreadable_images": len(unreadable),
             **(extra or {}),
         },
     )
@@ -268,6 +294,7 @@ def write_model(
     confusion.to_parquet(output.path("confusion.parquet"))
     history = pd.DataFrame(trainer.history, columns=list(TRAINING_COLUMNS))
     history.to_parquet(output.path("history.parquet"), index=False)
+    context.tracking.log_metrics(0, {"unreadable_images": len(unreadable)})
     figure = training_curves({context.stage.name: history})
     context.tracking.log_figure(figure, "training_curves.png")
 

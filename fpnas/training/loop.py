@@ -45,10 +45,10 @@ class TrainingBatches(Protocol):
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The position."""
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Moves to a position."""
 
 
