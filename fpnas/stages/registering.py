@@ -67,7 +67,7 @@ def _register(
     name: str = context.config.name
     network, info = load_model(context.inputs[best])
     tags = _tags(context, best, summary, speed)
-    promoted, reason = _verdict(tags, registry.alias_tags(place, name, _CHAMPION))
+    promoted, reason = verdict(tags, registry.alias_tags(place, name, _CHAMPION))
     size = info["input_size"]
     registered = registry.register_model(
         place,
@@ -126,29 +126,33 @@ def _tags(
     return {key: str(value) for key, value in tags.items()}
 
 
-def _verdict(tags: Mapping[str, str], champion: Mapping[str, str] | None) -> tuple[bool, str]:
+def verdict(tags: Mapping[str, str], champion: Mapping[str, str] | None) -> tuple[bool, str]:
+    """Whether a version becomes the champion, and why.
+
+    Args:
+        tags: Of the new version.
+        champion: Tags of the version that is the champion now; None without one.
+    """
     from fpnas.registry import MODEL_DIGEST
     from fpnas.training.promotion import promotes
 
-    if champion is not None and champion.get(MODEL_DIGEST) == tags[MODEL_DIGEST]:
+    if champion is None:
+        return promotes(_candidate(tags), None)
+    if champion.get(MODEL_DIGEST) == tags[MODEL_DIGEST]:
         return True, "it is the champion already"
-    challenger = _candidate(tags)
-    assert challenger is not None
-    return promotes(challenger, _candidate(champion) if champion is not None else None)
+    if not set(_COMPARED) <= champion.keys():
+        return False, "the champion was made elsewhere and says nothing of its accuracy"
+    return promotes(_candidate(tags), _candidate(champion))
 
 
-def _candidate(tags: Mapping[str, str]) -> Candidate | None:
-    """What the rule looks at; None for a version that somebody else has made."""
+_COMPARED = ("top1", "macs", "num_val_images", "dataset_digest")
+
+
+def _candidate(tags: Mapping[str, str]) -> Candidate:
     from fpnas.training.promotion import Candidate
 
-    if not {"top1", "macs", "num_val_images", "dataset_digest"} <= tags.keys():
-        return None
-    return Candidate(
-        float(tags["top1"]),
-        int(tags["macs"]),
-        int(tags["num_val_images"]),
-        tags["dataset_digest"],
-    )
+    top1, macs, num_images, dataset = (tags[name] for name in _COMPARED)
+    return Candidate(float(top1), int(macs), int(num_images), dataset)
 
 
 def description(name: str, summary: Mapping[str, Any], tags: Mapping[str, str]) -> str:
