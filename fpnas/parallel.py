@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from fpnas.errors import FpnasError
 
-TIMEOUT_SECONDS = 50
-"""A rank that waits longer for another one gives up."""
+TIMEOUT_SECONDS = 300
+"""A rank that waits longer for another one gives up. One that is gone is noticed at once; this is
+for one that hangs, and has to bear a large checkpoint's upload and torch.compile."""
 
 
 class RanksError(FpnasError):
