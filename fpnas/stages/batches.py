@@ -15,6 +15,7 @@ from fpnas.data.loader import ImageLoader
 from fpnas.errors import InputError
 from fpnas.parallel import Ranks
 from fpnas.storage import Artifact
+from fpnas.training.loop import TrainingBatches
 
 
 def open_dataset(artifact: Artifact) -> Dataset:
@@ -52,16 +53,6 @@ class Batches:
         """Moves the loader."""
         self.loader.load_state_dict(state)
 
-    def share_unreadable(self, ranks: Ranks) -> None:
-        """Tells every process which pictures the others could not decode."""
-        unreadable = self.loader.unreadable
-        found = torch.zeros(self.loader.num_images, device=ranks.device)
-        found[list(unreadable.reasons)] = 1.0
-        elsewhere = torch.nonzero(ranks.sum(found)).flatten().tolist()
-        unreadable.load_state_dict(
-            {row: "on another process" for row in elsewhere if row not in unreadable.reasons}
-        )
-
 
 class LabelledBatches(Batches):
     """The same without the rows: what a search and an evaluation need."""
@@ -69,6 +60,19 @@ class LabelledBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         for images, labels, _ in super().__iter__():
             yield images, labels
+
+
+def share_unreadable(batches: TrainingBatches, ranks: Ranks) -> None:
+    """Tells every process which pictures the others could not decode."""
+    if ranks.size == 1:
+        return
+    state = batches.state_dict()
+    own: dict[str, str] = state["unreadable"]
+    found = torch.zeros(state["num_images"], device=ranks.device)
+    found[[int(row) for row in own]] = 1.0
+    rows = torch.nonzero(ranks.sum(found)).flatten().tolist()
+    everybodys = {str(row): "on another process" for row in rows} | own
+    batches.load_state_dict({**state, "unreadable": everybodys})
 
 
 @cache

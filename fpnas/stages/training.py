@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fpnas.networks.description import AnyArchitecture
     from fpnas.parallel import Ranks
     from fpnas.stages.base import StageContext
-    from fpnas.stages.batches import Batches, LabelledBatches
+    from fpnas.stages.batches import LabelledBatches
     from fpnas.storage import Artifact
     from fpnas.training.evaluation import Details, Evaluation
     from fpnas.training.loop import Loss, Trainer
@@ -193,11 +193,11 @@ class Workbench:
         """The pictures that could not be decoded: columns ``name``, ``split`` and ``reason``."""
         import pandas as pd
 
-        loaders = {"train": _batches_of(trainer).loader, "val": self._val_batches.loader}
+        states = {"train": trainer.batches.state_dict(), "val": self._val_batches.state_dict()}
         rows = [
-            (name, split, reason)
-            for split, loader in loaders.items()
-            for name, reason in loader.unreadable.table()
+            (self.dataset.split(split)["name"][int(row)], split, reason)  # type: ignore[arg-type]
+            for split, state in states.items()
+            for row, reason in sorted(state["unreadable"].items(), key=lambda item: int(item[0]))
         ]
         return pd.DataFrame(rows, columns=["name", "split", "reason"])
 
@@ -219,6 +219,8 @@ def train(
         saved: State to go on from.
         kept: Put into every checkpoint beside the trainer's state.
     """
+    from fpnas.stages.batches import share_unreadable
+
     if saved is not None:
         trainer.load_state(saved)
     total = trainer.num_steps
@@ -242,16 +244,8 @@ def train(
         )
 
     evaluation = trainer.run(on_step)
-    _batches_of(trainer).share_unreadable(trainer.ranks)
+    share_unreadable(trainer.batches, trainer.ranks)
     return evaluation
-
-
-def _batches_of(trainer: Trainer) -> Batches:
-    """The batches that :meth:`Workbench.trainer` gave it."""
-    from fpnas.stages.batches import Batches
-
-    assert isinstance(trainer.batches, Batches)
-    return trainer.batches
 
 
 def write_model(

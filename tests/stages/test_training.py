@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fpnas.architecture import Architecture, GroupSpec
-from fpnas.data import PrepareOptions, prepare
+from fpnas.data import Dataset, ImageLoader, PrepareOptions, prepare
 from fpnas.stages import train
+from fpnas.stages.batches import Batches, share_unreadable
 from fpnas.stages.training import load_model
 
 ARCHITECTURE = Architecture(
@@ -135,3 +136,28 @@ def test_what_is_passed_over_is_named(pictures, tmp_path):
     assert table[["name", "split"]].to_numpy().tolist() == [[row["name"], "train"]]
     assert artifact.read_json("model.json")["unreadable_images"] == 1
     assert metrics["unreadable_images"] == 1
+
+
+class Two:
+    """Two processes, of which the other one could not read the third picture."""
+
+    size, device = 2, "cpu"
+
+    def sum(self, values):
+        values[2] += 1
+        return values
+
+
+def test_every_process_learns_what_the_others_could_not_read(pictures):
+    loader = ImageLoader(
+        Dataset(lambda name: pictures / name),
+        "train",
+        batch_size=16,
+        input_size=16,
+        training=True,
+        seed=0,
+    )
+    loader.unreadable.reasons[7] = "spoilt"
+    batches = Batches(loader, "cpu")
+    share_unreadable(batches, Two())
+    assert loader.unreadable.reasons == {7: "spoilt", 2: "on another process"}
