@@ -82,13 +82,9 @@ class UnreadablePictures:
         following = np.searchsorted(good, np.arange(len(rows)))
         return good[following % len(good)]
 
-    def table(self) -> list[tuple[str, str]]:
-        """Names and reasons, in the order of the rows."""
-        return [(self._names[row], self.reasons[row]) for row in sorted(self.reasons)]
-
     def state_dict(self) -> dict[str, str]:
-        """The reasons, for a checkpoint."""
-        return {str(row): reason for row, reason in self.reasons.items()}
+        """The reasons in the order of the rows, for a checkpoint."""
+        return {str(row): self.reasons[row] for row in sorted(self.reasons)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what was found before."""

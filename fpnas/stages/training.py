@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fpnas.stages.batches import LabelledBatches
     from fpnas.storage import Artifact
     from fpnas.training.evaluation import Details, Evaluation
-    from fpnas.training.loop import Loss, Trainer
+    from fpnas.training.loop import Loss, Trainer, TrainingBatches
 
 
 class TrainingConfig(StageConfig):
@@ -193,11 +193,14 @@ class Workbench:
         """The pictures that could not be decoded: columns ``name``, ``split`` and ``reason``."""
         import pandas as pd
 
-        states = {"train": trainer.batches.state_dict(), "val": self._val_batches.state_dict()}
+        parts: tuple[tuple[ReadableSplit, TrainingBatches | LabelledBatches], ...] = (
+            (self.train_split, trainer.batches),
+            (self.eval_split, self._val_batches),
+        )
         rows = [
-            (self.dataset.split(split)["name"][int(row)], split, reason)  # type: ignore[arg-type]
-            for split, state in states.items()
-            for row, reason in sorted(state["unreadable"].items(), key=lambda item: int(item[0]))
+            (self.dataset.split(split)["name"][int(row)], split, reason)
+            for split, batches in parts
+            for row, reason in batches.state_dict()["unreadable"].items()
         ]
         return pd.DataFrame(rows, columns=["name", "split", "reason"])
 
