@@ -26,7 +26,7 @@ BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '
 RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 
 .PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
-  bench-search bench-engine bench-gpu bench-loader test lint format clean
+  bench-search bench-engine bench-gpu bench-loader bench-train test lint format clean
 
 help:  ## Show this help
 	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
@@ -85,6 +85,9 @@ bench-gpu: setup  ## Measure steps and memory of all strategies on a GPU, at mos
 bench-loader: setup  ## Compare our loader with others on IMAGES and PHOTOS (photos-1000); half an hour
 	@test -n '$(IMAGES)' -a -n '$(PHOTOS)' || { echo "give IMAGES=<folder of tiny-imagenet-25> PHOTOS=<folder of photos-1000>"; exit 2; }
 	$(BIN)/python benchmarks/loader.py --tiny '$(IMAGES)' --photos '$(PHOTOS)'
+
+bench-train: setup  ## Compare the training speed of decoded networks with timm's efficientnet_b0; an hour
+	$(BIN)/python benchmarks/train_speed.py
 
 test: setup  ## Run the tests
 	@$(BIN)/pytest

@@ -14,6 +14,7 @@ from fpnas.networks.network import (
     build_block,
     merge_branches,
     recalibrate_batch_norm,
+    spatial_mean,
 )
 
 GROUPS = (
@@ -149,3 +150,18 @@ def test_recalibration_of_the_same_batches_is_repeatable():
     first = network(batches[0])
     recalibrate_batch_norm(network, batches)
     assert torch.equal(network(batches[0]), first)
+
+
+def test_the_mean_over_positions_and_its_gradient_are_those_of_torch_to_the_bit():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 7, 9, generator=generator)
+    features = features.contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(3, 5, generator=generator)
+    found = []
+    for mean in (spatial_mean, lambda maps: maps.mean(dim=(2, 3))):
+        own = features.clone().requires_grad_()
+        result = mean(own)
+        (result * weights).sum().backward()
+        found.append((result, own.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
