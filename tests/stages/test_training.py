@@ -3,94 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
-from fpnas.architecture import Architecture, GroupSpec
-from fpnas.data import Dataset, ImageLoader, PrepareOptions, prepare
-from fpnas.stages import train
+from fpnas.data import Dataset, ImageLoader
 from fpnas.stages.batches import Batches, share_unreadable
 from fpnas.stages.training import load_model
 
-ARCHITECTURE = Architecture(
-    "hand", "only", 16, 8, 2, (GroupSpec(2.0, 8, 3, "relu", 1, repeat=2, stride=1),), 16
-)
-RECIPE = {"epochs": 2, "warmup_epochs": 0.5, "batch_size": 16, "learning_rate": 0.05}
-
-
-class Folder:
-    """Reads and writes an artifact's files in a folder."""
-
-    def __init__(self, path):
-        self.folder, self.bill = path, {}
-
-    def path(self, name):
-        return self.folder / name
-
-    fetch = path
-
-    def release(self, name):
-        assert self.path(name).exists()
-
-    def write_json(self, name, value):
-        self.path(name).write_text(json.dumps(value))
-
-    def read_json(self, name):
-        return json.loads(self.path(name).read_text())
-
-    def write_tensors(self, name, tensors):
-        save_file(tensors, self.path(name))
-
-    def read_tensors(self, name):
-        return load_file(self.path(name))
-
-
-class Metrics(dict):
-    def log_metrics(self, step, metrics):
-        self.update(metrics)
-
-    def log_figure(self, figure, name):
-        self[name] = figure
+from .folder_stage import RECIPE, make_pictures, run
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two classes that differ by their colour."""
-    root = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for number, key in enumerate(("red", "blue")):
-        (root / "in" / key).mkdir(parents=True)
-        for i in range(80):
-            pixels = random.integers(0, 128, (16, 16, 3), dtype=np.uint8)
-            pixels[..., 2 * number] += 100
-            Image.fromarray(pixels).save(root / "in" / key / f"{i}.png")
-    prepare(PrepareOptions(str(root / "in")), root / "out")
-    return root / "out"
-
-
-def run(pictures, folder, recipe=RECIPE):
-    """Trains, and returns the artifact and the metrics."""
-    (folder / "architecture").mkdir(parents=True)
-    (folder / "model").mkdir()
-    architecture = Folder(folder / "architecture")
-    architecture.write_json("architecture.json", ARCHITECTURE.to_json())
-    context = SimpleNamespace(
-        config=train.Config.parse({"recipe": recipe, "runtime": {"device": "cpu"}}, "train"),
-        stage=SimpleNamespace(name="train"),
-        inputs={"dataset": Folder(pictures), "architecture": architecture},
-        output=Folder(folder / "model"),
-        tracking=Metrics(),
-        restore=lambda: None,
-        after_step=lambda done, total, state, message: state(),
-    )
-    train.run(context)
-    return context.output, context.tracking
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def test_the_artifact_of_a_model(pictures, tmp_path):
