@@ -19,14 +19,21 @@ PORT ?= 5000
 NAME ?=
 IMAGES ?=
 PHOTOS ?=
+OVERLAY ?=
+PINS ?=
 OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
 
 BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
   --profile '$(PROFILE)' --seed '$(SEED)' $(foreach pair,$(SET),--set '$(pair)')
 RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 
+<<<<<<< HEAD
 .PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
   bench-search bench-engine bench-gpu bench-loader bench-train test lint format clean
+=======
+.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor \
+  validate validate-k8s k8s-render bench-search bench-engine bench-gpu bench-loader test lint format clean
+>>>>>>> c0530bf (Kustomize overlays for kind, GKE, EKS and one's own machines, and what checks them)
 
 help:  ## Show this help
 	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
@@ -64,6 +71,17 @@ compare: setup  ## Put the finished runs of this machine side by side, in build/
 
 doctor: setup  ## Check everything that a run needs
 	@$(BIN)/fpnas doctor
+
+# Every kind of file that a cluster or a service reads has a target of its own here.
+validate: validate-k8s  ## Check the manifests for a cluster, in every combination
+
+validate-k8s: setup
+	$(BIN)/yamllint --strict k8s
+	$(BIN)/python -m validation k8s
+
+k8s-render: setup  ## Write OVERLAY with PINS='name=repository@sha256:... ...' to build/k8s
+	@$(BIN)/python -m validation render '$(OVERLAY)' --output 'build/k8s/$(OVERLAY).yaml' \
+	  $(foreach pin,$(PINS),--image '$(pin)')
 
 bench-search: setup  ## Compare the strategies on IMAGES (tiny-imagenet-25, extracted); hours
 	@test -n '$(IMAGES)' || { echo "give IMAGES=<folder of tiny-imagenet-25>"; exit 2; }
