@@ -42,7 +42,6 @@ def run(context: StageContext) -> None:
     with opened(context, runtime.num_processes, device) as ranks:
         bench = Workbench.open(context, ranks)
         recipe = bench.config.recipe
-        recipe.check_parts(ranks.size)
         network = bench.network(bench.architecture, bench.config.seed)
         trainer = bench.trainer(network, recipe, label_loss(recipe))
         saved = context.restore()

@@ -171,7 +171,11 @@ class Workbench:
         )
 
     def trainer(self, network: nn.Module, recipe: Recipe, loss: Loss) -> Trainer:
-        """A training run of a network on the pictures of the training split."""
+        """A training run of a network on the pictures of the training split.
+
+        Raises:
+            InputError: A part of a step would have fewer than two pictures.
+        """
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import Batches
         from fpnas.training.loop import Trainer
@@ -186,6 +190,8 @@ class Workbench:
             augmentation=self._augmentation(recipe),
             **_share(self.ranks),
         )
+        size = self.ranks.size if self.ranks is not None else 1
+        replace(recipe, batch_size=min(recipe.batch_size, loader.num_images)).check_parts(size)
         batches = Batches(loader, self.device)
         return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed, self.ranks)
 

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 from fpnas.data import Dataset, ImageLoader
+from fpnas.errors import DivergedError, InputError
 from fpnas.stages.batches import Batches, share_unreadable
 from fpnas.stages.training import load_model
+from fpnas.storage import CheckpointSlot
 
-from .folder_stage import RECIPE, make_pictures, run
+from .folder_stage import RECIPE, Objects, make_pictures, run
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,23 @@ def test_what_is_passed_over_is_named(pictures, tmp_path):
     assert table[["name", "split"]].to_numpy().tolist() == [[row["name"], "train"]]
     assert artifact.read_json("model.json")["unreadable_images"] == 1
     assert metrics["unreadable_images"] == 1
+
+
+def test_a_split_smaller_than_a_batch_still_fills_its_parts(pictures, tmp_path):
+    recipe = {**RECIPE, "batch_size": 1000, "accumulation": 100}
+    with pytest.raises(InputError, match=r"recipe\.accumulation=100 cuts the \d+ pictures"):
+        run(pictures, tmp_path, recipe)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(pictures, tmp_path):
+    recipe = {**RECIPE, "learning_rate": 1e36, "max_grad_norm": None, "max_skipped_steps": 3}
+    with pytest.raises(DivergedError, match="after 3 skipped steps in a row"):
+        run(pictures, tmp_path, recipe, checkpoints=True)
+    tensors, _ = CheckpointSlot(Objects(tmp_path / "checkpoints"), "train").load()
+    weights = [value for name, value in tensors.items() if name.startswith("state.trainer.network")]
+    assert len(weights) > 10
+    assert all(value.isfinite().all() for value in weights)
+    assert not list((tmp_path / "model").iterdir())
 
 
 class Two:
