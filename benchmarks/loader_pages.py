@@ -1,10 +1,11 @@
-"""The page of what `benchmarks/loader.py` measured."""
+"""The page of what `benchmarks/loader.py` and `benchmarks/loader_share.py` measured."""
 
 from __future__ import annotations
 
 from workshop import RESULTS, Row, read
 
 CSV = RESULTS / "loader.csv"
+SHARES = RESULTS / "loader_share.csv"
 PAGE = RESULTS / "loader.md"
 
 _HEAD = """# The input pipeline
@@ -33,7 +34,29 @@ def write_page() -> None:
             cells = [f"{first:,}", f"{first / base:.2f}", f"{later:,}" if later else ""]
             lines.append(f"| {reader} | {' | '.join(cells)} |")
         lines.append("")
-    PAGE.write_text(_HEAD + "\n".join(lines), encoding="utf-8")
+    PAGE.write_text(_HEAD + "\n".join([*lines, *_shares()]) + "\n", encoding="utf-8")
+
+
+_SHARES_HEAD = """## The share of a training step
+
+On the CPU, on all cores, which decode and train at the same time; all pictures are decoded. Waiting
+is the part of the step until the training thread has its batch; slowdown is the part by which steps
+take longer than on a batch that is held in memory, in turns with it. Figures of
+[loader_share.csv](loader_share.csv).
+
+| pictures | network | MACs, M | batch | step, s | waiting | slowdown |
+|---|---|---|---|---|---|---|"""
+
+
+def _shares() -> list[str]:
+    latest = {row["case"]: row for row in read(SHARES)}
+    lines = [
+        f"| {row['case']} px | {row['network']} | {int(row['macs']) / 1e6:.1f} | "
+        f"{row['batch_size']} | {row['step_seconds']} | {float(row['waiting']):.1%} | "
+        f"{float(row['slowdown']):.1%} |"
+        for row in latest.values()
+    ]
+    return [_SHARES_HEAD, *lines] if lines else []
 
 
 def _rate(rows: list[Row], reader: str, epoch: str) -> int:

@@ -80,6 +80,10 @@ class ImageLoader:
         num_threads: Decoding threads; None takes the processors this process may use, up to 4.
         memory_bytes: Most bytes of decoded pictures to keep. Changes speed only.
 
+    Attributes:
+        pin_memory: Whether batches are made in pinned memory, from which a GPU copies while both
+            sides go on. False; may be set before iterating, where there is a GPU.
+
     Raises:
         InputError: When a number is outside its range, or there are more ranks than pictures.
     """
@@ -125,6 +129,7 @@ class ImageLoader:
         self._shard_of_row = numbers.astype(np.int64)
         self._shard_bytes = np.array([dataset.shards[name].num_bytes for name in names], np.int64)
         self._num_threads = num_threads
+        self.pin_memory = False
         self._pictures = DecodedPictures(
             dataset,
             self._table,
@@ -225,7 +230,8 @@ class ImageLoader:
         rows = self._rows(epoch, position)
         encoded = self._pictures.read(rows)
         size = self.input_size
-        result = torch.empty((len(rows), size, size, 3), dtype=torch.uint8)
+        shape = (len(rows), size, size, 3)
+        result = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
         pixels = result.numpy()
         each = -(-len(rows) // self._num_threads)
         parts = [slice(start, start + each) for start in range(0, len(rows), each)]

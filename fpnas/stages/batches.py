@@ -31,14 +31,17 @@ class Batches:
 
     def __init__(self, loader: ImageLoader, device: str) -> None:
         self.loader, self.device = loader, device
+        loader.pin_memory = device.startswith("cuda")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         dataset = self.loader.dataset
         for images, labels, rows in self.loader:
-            pictures = normalize(images.to(self.device), dataset.mean, dataset.std)
+            # As bytes, a quarter of what they are as floats, and without waiting for the copy.
+            moved = images.to(self.device, non_blocking=True)
+            pictures = normalize(moved, dataset.mean, dataset.std)
             yield (
                 pictures.contiguous(memory_format=torch.channels_last),
-                labels.to(self.device),
+                labels.to(self.device, non_blocking=True),
                 rows,
             )
 
