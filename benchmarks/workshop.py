@@ -28,12 +28,13 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import torch
 
 from fpnas.architecture import Architecture, architecture_at
-from fpnas.cost import CostModel, architecture_cost
+from fpnas.cost import CostModel
 from fpnas.data.dataset import Dataset
 from fpnas.data.options import PrepareOptions
 from fpnas.data.prepare import prepare
 from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.memory import keep_freed_memory
+from fpnas.networks.description import AnyArchitecture, network_cost
 from fpnas.space import SearchSpace
 from fpnas.stages.training import TrainingConfig, Workbench
 from fpnas.training.loop import label_loss
@@ -62,7 +63,14 @@ def dataset(folder: Path) -> Dataset:
     return Dataset(lambda name: folder / name)
 
 
-def train(folder: Path, architecture: Architecture, seed: int, recipe: Recipe = RECIPE) -> Row:
+def searched(variant: str, seed: int) -> Architecture:
+    """What a search of ``tiny`` found; from ``results/searches.csv``."""
+    rows = [r for r in read(RESULTS / "searches.csv") if r["space"] == "tiny"]
+    found = next(r for r in rows if (r["variant"], int(r["seed"])) == (variant, seed))
+    return Architecture.from_json(json.loads(found["document"]))
+
+
+def train(folder: Path, architecture: AnyArchitecture, seed: int, recipe: Recipe = RECIPE) -> Row:
     """Trains an architecture from scratch and scores it on the validation pictures."""
     data = dataset(folder)
     config = TrainingConfig(recipe=recipe, seed=seed)
@@ -70,9 +78,9 @@ def train(folder: Path, architecture: Architecture, seed: int, recipe: Recipe = 
     trainer = bench.trainer(bench.network(architecture, seed), recipe, label_loss(recipe))
     started = time.monotonic()
     found = trainer.run(lambda record: None)
-    macs, params = architecture_cost(architecture, data.num_classes)
+    macs, params = network_cost(architecture, data.num_classes)
     return {
-        "space": architecture.space,
+        "space": architecture.space if isinstance(architecture, Architecture) else "",
         "sha256": architecture.sha256,
         "architecture": str(architecture),
         "macs": macs,

@@ -38,12 +38,16 @@ class Batches:
         for images, labels, rows in self.loader:
             # As bytes, a quarter of what they are as floats, and without waiting for the copy.
             moved = images.to(self.device, non_blocking=True)
+            self.show(moved, rows)
             pictures = normalize(moved, dataset.mean, dataset.std)
             yield (
                 pictures.contiguous(memory_format=torch.channels_last),
                 labels.to(self.device, non_blocking=True),
                 rows,
             )
+
+    def show(self, images: Tensor, rows: Tensor) -> None:
+        """Is given every batch before it is used: uint8 (B, 3, S, S) on the device, rows (B,)."""
 
     def __len__(self) -> int:
         return len(self.loader)

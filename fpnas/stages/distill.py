@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.training import TrainingConfig, Workbench, train, write_model
+from fpnas.training.teachers import check_teacher
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from fpnas.data.class_names import ClassInfo
     from fpnas.stages.base import StageContext
+    from fpnas.stages.teaching import Lesson
     from fpnas.storage import Artifact, Store
+
+_REGISTERED_FILE = "exported/model.safetensors"
+_STUDENT = "student"
+"""Kept in a checkpoint of the student; one of a wider teacher keeps nothing."""
 
 
 class Config(TrainingConfig):
@@ -22,89 +30,143 @@ class Config(TrainingConfig):
 
     Attributes:
         space: Of the architecture, in which a wider teacher is found.
-        teacher: ``auto`` takes EfficientNet-Lite0 when it is installed and knows all classes,
-            else ``wider``: the architecture at the largest widths of the space, trained here.
-        temperature: Softens teacher and student.
-        weight: Of the teacher against the labels.
+        teacher: ``efficientnet_lite0`` to ``2``, ``torchvision:NAME``, ``timm:NAME``,
+            ``local:PATH``, ``mlflow:NAME@ALIAS``, or ``wider``: the architecture at the largest
+            widths of the space, trained here. ``auto`` takes EfficientNet-Lite0 when it is
+            installed and knows all classes, else ``wider``.
+        teacher_head: ``own``, the teacher's classifier restricted to our classes; or ``fitted``, a
+            linear one on its features, see :mod:`fpnas.training.fitted_head`.
+        teacher_input_size: Pixels that the teacher sees; None takes what it was trained for.
+        teacher_architecture: Of a local state dict, ``torchvision:NAME`` or ``timm:NAME``; None is
+            for a ``model.safetensors`` that this project exported.
+        teacher_classes: JSON file with the list of a local state dict's classes; None is for
+            ImageNet's.
         teacher_epochs: Training of a wider teacher.
-        teacher_input_size: Pixels that an ImageNet teacher sees.
+        loss: ``soft``, ``hard`` or ``alpha``; see
+            :func:`fpnas.training.distillation.distillation_loss`.
+        temperature: Softens teacher and student.
+        weight: Of the teacher against the labels; None takes 1 for a fitted head (measured in
+            ``results/distilling.csv``) and 0.7 otherwise.
     """
 
     space: SpaceConfig
-    teacher: Literal[
-        "auto", "wider", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
-    ] = "auto"
-    temperature: float = Field(default=2.0, gt=0)
-    weight: float = Field(default=0.7, ge=0, le=1)
+    teacher: str = "auto"
+    teacher_head: Literal["own", "fitted"] = "own"
+    teacher_input_size: int | None = Field(default=None, ge=32)
+    teacher_architecture: str | None = None
+    teacher_classes: str | None = None
     teacher_epochs: int = Field(default=10, ge=1)
-    teacher_input_size: int = Field(default=160, ge=32)
+    loss: Literal["soft", "hard", "alpha"] = "soft"
+    temperature: float = Field(default=2.0, gt=0)
+    weight: float | None = Field(default=None, ge=0, le=1)
+
+    _known = field_validator("teacher")(check_teacher)
 
 
 def resolve(config: Config, inputs: Mapping[str, Artifact], _store: Store) -> dict[str, Any]:
-    """Which teacher ``auto`` is here, since it depends on what is installed."""
+    """Which teacher is meant here: what is installed, in a file or in a registry may change."""
     from fpnas.training.teachers import resolve_teacher
 
-    classes = inputs["dataset"].read_json("dataset.json")["classes"]
-    return {"teacher": resolve_teacher(config.teacher, [c["key"] for c in classes])}
+    fitted = config.teacher_head == "fitted"
+    found: dict[str, Any] = {
+        "teacher": resolve_teacher(config.teacher, _classes(inputs["dataset"]), fitted=fitted)
+    }
+    for field in ("teacher", "teacher_classes"):
+        path = str(getattr(config, field) or "").removeprefix("local:")
+        if path and (field == "teacher_classes" or config.teacher.startswith("local:")):
+            found[f"{field}_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if config.teacher.startswith("mlflow:"):
+        version = _registered(config.teacher)
+        found["version"] = f"{version.name} v{version.version} {version.run_id}"
+    return found
+
+
+def _classes(dataset: Artifact) -> list[ClassInfo]:
+    from fpnas.data.class_names import ClassInfo
+
+    return [ClassInfo(**entry) for entry in dataset.read_json("dataset.json")["classes"]]
 
 
 def run(context: StageContext) -> None:
     """Gets the teacher's logits, trains the student on them and writes the model."""
+    from fpnas.stages.teaching import renewed
     from fpnas.training.distillation import distillation_loss
 
     config: Config = context.config
     bench = Workbench.open(context)
-    name = resolve(config, context.inputs, context.store)["teacher"]
+    resolved = resolve(config, context.inputs, context.store)
     saved = context.restore()
-    if saved is not None and saved["kept"] is not None:
-        teacher, trainer_state = saved["kept"], saved["trainer"]
-    else:
-        teacher = _teach(context, bench, name, saved and saved["trainer"])
-        trainer_state = None
-    recipe = config.recipe
+    of_student = saved is not None and saved["kept"] == _STUDENT
+    lesson = _learn(context, bench, resolved, None if of_student else saved and saved["trainer"])
+    weight = config.weight
+    if weight is None:
+        weight = 1.0 if lesson.details["head"] == "fitted" else 0.7
     loss = distillation_loss(
-        teacher["logits"],
+        lesson.logits,
+        kind=config.loss,
         temperature=config.temperature,
-        weight=config.weight,
-        label_smoothing=recipe.label_smoothing,
+        weight=weight,
+        label_smoothing=config.recipe.label_smoothing,
     )
     # The same initial weights and order as the undistilled model: they differ by the loss alone.
     network = bench.network(bench.architecture, config.seed)
-    trainer = bench.trainer(network, recipe, loss)
-    evaluation = train(context, trainer, saved=trainer_state, kept=teacher)
-    context.tracking.log_metrics(0, {"teacher_top1": teacher["top1"]})
-    write_model(
-        context,
-        bench,
-        trainer,
-        evaluation,
-        {"teacher": {"name": name, "top1": teacher["top1"], "macs": teacher["macs"]}},
+    trainer = bench.trainer(network, config.recipe, loss)
+    if lesson.look is not None:
+        trainer.batches = renewed(trainer.batches, lesson)
+    state = saved["trainer"] if saved is not None and of_student else None
+    evaluation = train(context, trainer, saved=state, kept=_STUDENT)
+    context.tracking.log_metrics(0, {"teacher_top1": lesson.top1})
+    told = {"name": resolved["teacher"], "top1": lesson.top1, "macs": lesson.macs}
+    told |= {"loss": config.loss, "temperature": config.temperature, "weight": weight}
+    write_model(context, bench, trainer, evaluation, {"teacher": {**told, **lesson.details}})
+
+
+def _learn(
+    context: StageContext, bench: Workbench, resolved: Mapping[str, Any], saved: Any
+) -> Lesson:
+    """What the student is told, and the teacher's own accuracy."""
+    from fpnas.stages.teaching import can_be_kept, kept_lesson, num_views, teach
+    from fpnas.training.teachers import load_teacher
+
+    config: Config = context.config
+    if resolved["teacher"] == "wider":
+        identity = {
+            "teacher": "wider",
+            "architecture": bench.architecture.to_json(),
+            **config.model_dump(mode="json", include={"space", "recipe", "seed", "teacher_epochs"}),
+        }
+        return kept_lesson(context, identity, lambda: _train_wider(context, bench, saved))
+    name = resolved["teacher"]
+    fitted = config.teacher_head == "fitted"
+    teacher = load_teacher(
+        f"local:{_download(config.teacher)}" if name.startswith("mlflow:") else name,
+        bench.dataset.classes,
+        fitted=fitted,
+        architecture=config.teacher_architecture,
+        their_classes=config.teacher_classes,
+    )
+    teacher.network.to(bench.device)
+    size = config.teacher_input_size or teacher.input_size
+    if not can_be_kept(bench):
+        lesson, look = teach(context, bench, teacher, size, fitted=fitted)
+        return replace(lesson, look=look, input_size=size)
+    identity = {
+        **resolved,
+        "size": size,
+        "fitted": fitted,
+        "views": num_views(bench),
+        **config.model_dump(mode="json", include={"teacher_architecture"}),
+    }
+    return kept_lesson(
+        context, identity, lambda: teach(context, bench, teacher, size, fitted=fitted)[0]
     )
 
 
-def _teach(context: StageContext, bench: Workbench, name: str, saved: Any) -> dict[str, Any]:
-    """The teacher's logits on the training pictures, and its own validation accuracy."""
-    if name == "wider":
-        return _train_wider(context, bench, saved)
-    from fpnas.cost import count_macs
-    from fpnas.training.distillation import logit_accuracy
-    from fpnas.training.teachers import load_efficientnet_lite
-
-    keys = [info.key for info in bench.dataset.classes]
-    teacher = load_efficientnet_lite(name, keys)
-    teacher.network.to(bench.device)
-    size = context.config.teacher_input_size
-    macs = count_macs(teacher.network, size)
-    logits, _ = _logits(context, bench, teacher.logits, "train", size)
-    val_logits, labels = _logits(context, bench, teacher.logits, "val", size)
-    read = labels >= 0
-    return {"logits": logits, "top1": logit_accuracy(val_logits[read], labels[read]), "macs": macs}
-
-
-def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[str, Any]:
+def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> Lesson:
     from fpnas.architecture import Architecture
     from fpnas.cost import architecture_cost
     from fpnas.data.augment import normalize
+    from fpnas.stages.teaching import Lesson, look_at
     from fpnas.training.loop import label_loss
     from fpnas.training.teachers import wider_architecture
 
@@ -116,45 +178,51 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> dict[st
     trainer = bench.trainer(network, recipe, label_loss(recipe))
     evaluation = train(context, trainer, phase="teacher_", saved=saved)
     final = trainer.final_network.eval()
-    dataset = bench.dataset
-    logits, _ = _logits(
+    mean, std = bench.dataset.mean, bench.dataset.std
+    logits, _ = look_at(
         context,
         bench,
-        lambda images: final(normalize(images, dataset.mean, dataset.std)),
+        lambda images: final(normalize(images, mean, std)),
         "train",
         architecture.input_size,
     )
-    macs, _ = architecture_cost(architecture, dataset.num_classes)
-    return {"logits": logits, "top1": evaluation.top1, "macs": macs}
+    macs, _ = architecture_cost(architecture, bench.dataset.num_classes)
+    details = {"input_size": architecture.input_size, "views": 1, "head": "own"}
+    return Lesson(logits[:, 0].half(), evaluation.top1, macs, details)
 
 
-def _logits(
-    context: StageContext, bench: Workbench, teacher: Any, split: Literal["train", "val"], size: int
-) -> tuple[Tensor, Tensor]:
-    """The teacher's logits on a split, in its order, without augmentation; and the labels.
+def _registered(teacher: str) -> Any:
+    """The version of ``mlflow:NAME@ALIAS``."""
+    from fpnas import tracking
+    from fpnas.errors import InputError
 
-    A picture that cannot be decoded, which training does not see either, has the label -1.
-    """
-    import torch
+    name, _, alias = teacher.removeprefix("mlflow:").partition("@")
+    client = tracking.connect_client(tracking.initialise().uri)()
+    try:
+        return client.get_model_version_by_alias(name, alias or "champion")
+    except Exception as error:  # MLflow raises errors of many libraries
+        raise InputError(
+            "distill.teacher",
+            teacher,
+            f"is not in MLflow's registry ({str(error).splitlines()[0][:200]})",
+            legal="mlflow:NAME@ALIAS of a model that fpnas has registered",
+            fix="see make mlflow-ui for names and aliases",
+        ) from error
 
-    from fpnas.data.loader import ImageLoader
 
-    loader = ImageLoader(
-        bench.dataset,
-        split,
-        batch_size=64,
-        input_size=size,
-        training=False,
-        seed=0,
-        augmentation="none",
-    )
-    logits = torch.zeros(loader.num_images, bench.dataset.num_classes)
-    labels = torch.full((loader.num_images,), -1)
-    done = 0
-    with torch.inference_mode():
-        for batch in loader:
-            logits[batch.indices] = teacher(batch.images.to(bench.device)).float().cpu()
-            labels[batch.indices] = batch.labels
-            done += len(batch.labels)
-            context.progress(done, loader.num_images, f"teacher on {split}: {done} pictures")
-    return logits, labels
+def _download(teacher: str) -> str:
+    """The exported weights of a registered model, as a local file."""
+    from fpnas import tracking
+    from fpnas.errors import InputError
+
+    version = _registered(teacher)
+    client = tracking.connect_client(tracking.initialise().uri)()
+    try:
+        return str(client.download_artifacts(version.run_id, _REGISTERED_FILE))
+    except Exception as error:  # MLflow raises errors of many libraries
+        raise InputError(
+            "distill.teacher",
+            teacher,
+            f"has no {_REGISTERED_FILE} ({str(error).splitlines()[0][:200]})",
+            fix="register it again with this version and register.export",
+        ) from error

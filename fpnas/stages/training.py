@@ -155,7 +155,7 @@ class Workbench:
         batches = self._val_batches if alone else self._open_val(None)
         return evaluate_details(network, batches, self.dataset.num_classes)
 
-    def _augmentation(self, recipe: Recipe) -> Augmentation:
+    def augmentation(self, recipe: Recipe) -> Augmentation:
         """What the recipe does to the training pictures."""
         from fpnas.data.augment import default_augmentation, get_augmentation
 
@@ -187,7 +187,7 @@ class Workbench:
             input_size=self.architecture.input_size,
             training=True,
             seed=self.config.seed,
-            augmentation=self._augmentation(recipe),
+            augmentation=self.augmentation(recipe),
             **_share(self.ranks),
         )
         size = self.ranks.size if self.ranks is not None else 1

