@@ -148,7 +148,7 @@ def _learn(
     teacher.network.to(bench.device)
     size = config.teacher_input_size or teacher.input_size
     if not can_be_kept(bench):
-        lesson, look = teach(context, bench, teacher, size, fitted=fitted)
+        lesson, look = teach(context, bench, teacher, size, fitted=fitted, once=False)
         return replace(lesson, look=look, input_size=size)
     identity = {
         **resolved,

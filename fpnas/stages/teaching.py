@@ -114,9 +114,15 @@ def kept_lesson(
 
 
 def teach(
-    context: StageContext, bench: Workbench, teacher: Teacher, size: int, *, fitted: bool
+    context: StageContext,
+    bench: Workbench,
+    teacher: Teacher,
+    size: int,
+    *,
+    fitted: bool,
+    once: bool = True,
 ) -> tuple[Lesson, Look]:
-    """Has a teacher look at the training pictures.
+    """Has a teacher look at the pictures.
 
     Args:
         context: Of the stage.
@@ -124,6 +130,7 @@ def teach(
         teacher: On the device of the bench.
         size: Pixels that it is shown.
         fitted: Whether to fit a classifier of our classes to its features.
+        once: Whether what it says now is what the student is told; else the logits are zero.
 
     Returns:
         The lesson, and how to look at a batch.
@@ -144,7 +151,10 @@ def teach(
     val, labels = val[labels >= 0], labels[labels >= 0]
     if not fitted:
         check_accuracy(logit_accuracy(val.mean(dim=1), labels), num_classes, teacher.name)
-    train, train_labels = look_at(context, bench, look, "train", size, views)
+    if once or fitted:
+        train, train_labels = look_at(context, bench, look, "train", size, views)
+    else:
+        train = val.new_zeros(len(bench.dataset.split("train")), 1, num_classes)
     if fitted:
         context.progress(1, 1, "fitting the teacher's classifier")
         read = train_labels >= 0

@@ -11,13 +11,17 @@ import torchvision
 import yaml
 from safetensors.torch import save_file
 
+from fpnas import tracking
 from fpnas.architecture import architecture_at
+from fpnas.cost import architecture_cost
 from fpnas.errors import FpnasError, InputError, StoppedError
+from fpnas.networks.network import Classifier, Network
 from fpnas.space import parse_space
 from fpnas.stages import distill, teaching
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.training import load_model
 from fpnas.state import pack, unpack
+from fpnas.training.inference import ModelCard, save_classifier
 from tests.pipelines.conftest import SPACE
 from tests.storage.conftest import endpoint, environ, store  # noqa: F401
 
@@ -167,6 +171,36 @@ def test_a_stopped_one_ends_with_the_same_weights(pictures, tmp_path, store, sto
     found = resumed.read_tensors("model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert len(again) < len(seen)
+
+
+@pytest.fixture
+def registered(environ, store, monkeypatch, tmp_path):
+    """A model in a registry as a run leaves it: with its exported files."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    torch.manual_seed(0)
+    classifier = Classifier(Network(ARCHITECTURE, 2), [0.5] * 3, [0.2] * 3)
+    card = ModelCard(("red", "blue"), 16, architecture=str(ARCHITECTURE))
+    save_classifier(classifier, tmp_path / "model.safetensors", card)
+    place = tracking.initialise()
+    client = tracking.connect_client(place.uri)()
+    run_id = client.create_run(place.experiment_id).info.run_id
+    client.log_artifact(run_id, str(tmp_path / "model.safetensors"), "exported")
+    client.create_registered_model("ours")
+    version = client.create_model_version("ours", f"runs:/{run_id}/exported", run_id)
+    client.set_registered_model_alias("ours", "champion", version.version)
+
+
+def test_a_registered_model_is_a_teacher(pictures, tmp_path, store, registered):
+    config = {"teacher": "mlflow:ours@champion", "teacher_head": "fitted"}
+    artifact, _, _ = run(pictures, tmp_path, store, **config)
+    teacher = artifact.read_json("model.json")["teacher"]
+    assert teacher["name"] == "mlflow:ours@champion"
+    assert teacher["top1"] > 0.9
+    assert teacher["macs"] == architecture_cost(ARCHITECTURE, 2)[0]
+    with pytest.raises(InputError, match=r"mlflow:ours@none is not in MLflow's registry"):
+        run(pictures, tmp_path, store, teacher="mlflow:ours@none")
 
 
 def test_where_pictures_are_changed_more_the_teacher_looks_in_every_step(

@@ -148,8 +148,10 @@ def test_a_lesson_is_kept_and_found_by_what_it_depends_on(bench, store):
 
 def test_a_teacher_sees_what_the_student_sees(pictures):
     bench = make_bench(pictures, augmentation="imagenet")
-    lesson, look = teach(CONTEXT, bench, colours(), SIZE, fitted=False)
+    lesson, look = teach(CONTEXT, bench, colours(), SIZE, fitted=False, once=False)
     before = lesson.logits.clone()
+    assert before.shape == (len(bench.dataset.split("train")), 2)
+    assert before.abs().max() == 0
     lesson.look, lesson.input_size = look, SIZE
     recipe = bench.config.recipe
     trainer = bench.trainer(bench.network(ARCHITECTURE, 0), recipe, label_loss(recipe))
