@@ -11,17 +11,20 @@ with two decoding threads (ours) or two worker processes (theirs, persistent). T
 - ``mosaics``: two by two of the photographs in one, 900 of 448 px, to 224 and to 128 px.
 
 Each measurement is a process of its own, and the readers take turns, so that they meet the same
-load; the table has medians. An epoch begins with asking for its first batch, so the start of
-workers and, from S3, fetching every shard into an empty cache belong to the first one. A later
-epoch of our loader gives kept pictures when they fit its memory; ``decoding`` says whether they
-were decoded. Appends to ``results/loader.csv`` and writes ``results/loader.md``.
+load; the table has medians. CPU time is that of all processes but the S3 server, over both epochs.
+An epoch begins with asking for its first batch, so the start of workers and, from S3, fetching
+every shard into an empty cache belong to the first one. A later epoch of our loader gives kept
+pictures when they fit its memory; ``decoding`` says whether they were decoded.
+Appends to ``results/loader.csv`` and writes ``results/loader.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -253,14 +256,23 @@ def epochs_of(reader: str, case: Case, scratch: Path) -> Iterator[Any]:
 
 
 def measure(reader: str, case: Case, scratch: Path) -> list[float]:
-    """Pictures per second in the first two epochs."""
+    """Pictures per second in the first two epochs, and CPU microseconds a picture in both."""
     epochs = epochs_of(reader, case, scratch)
     next(epochs)
-    rates = []
+    rates, count, cpu_began = [], 0, _cpu_seconds()
     for _ in range(2):
         began = time.perf_counter()
-        rates.append(consume(next(epochs), case) / (time.perf_counter() - began))
-    return rates
+        number = consume(next(epochs), case)
+        rates.append(number / (time.perf_counter() - began))
+        count += number
+    epochs.close()
+    gc.collect()  # ends the workers, whose time counts then
+    return [*rates, 1e6 * (_cpu_seconds() - cpu_began) / count]
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def consume(batches: Iterable[Any], case: Case) -> int:
@@ -279,7 +291,7 @@ def consume(batches: Iterable[Any], case: Case) -> int:
 def in_turns(
     arguments: argparse.Namespace, environ: dict[str, str]
 ) -> Iterator[tuple[str, str, list[list[float]]]]:
-    """Runs every case's readers in turns; yields case, reader and the rates of every repeat."""
+    """Runs every case's readers in turns; yields case, reader and every repeat's figures."""
     for case in arguments.cases:
         found: dict[str, list[list[float]]] = defaultdict(list)
         for repeat in range(arguments.repeats):
@@ -296,8 +308,9 @@ def in_turns(
                 if done.returncode:
                     sys.exit(f"{case}, {reader} failed:\n{done.stderr}")
                 found[reader].append(json.loads(done.stdout.splitlines()[-1]))
-                shown = ", ".join(f"{rate:.0f}" for rate in found[reader][-1])
-                print(f"{case}, {reader}, {repeat + 1}: {shown} images/s", file=sys.stderr)
+                first, later, cpu = found[reader][-1]
+                shown = f"{first:.0f}, {later:.0f} images/s, {cpu:.0f} us of CPU each"
+                print(f"{case}, {reader}, {repeat + 1}: {shown}", file=sys.stderr)
         for reader, rates in found.items():
             yield case, reader, rates
 
@@ -316,6 +329,7 @@ def rows_of(case: str, reader: str, rates: list[list[float]]) -> Iterator[dict[s
             "images_per_second": round(statistics.median(values)),
             "least": round(min(values)),
             "most": round(max(values)),
+            "cpu_microseconds": round(statistics.median(rate[2] for rate in rates)),
             "repeats": len(values),
             "workers": NUM_WORKERS,
             "load": f"{os.getloadavg()[0]:.1f}",

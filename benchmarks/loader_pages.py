@@ -15,7 +15,9 @@ commit, the versions and the machine's load. Pictures per second, medians of rep
 readers took turns. All give the same batches (random resized crop, mirrored, uint8), with two
 decoding threads (ours) or two persistent worker processes (theirs). *First epoch* decodes and
 includes every start: of threads and workers and, from S3, fetching all shards into an empty cache.
-*times* compares with ImageFolder's first epoch, from disk, which has no S3 reader.
+*times* compares with ImageFolder's first epoch, from disk, which has no S3 reader. *CPU* is
+microseconds of all processes (but the S3 server) for a picture, over a first and a later epoch:
+other load on the machine changes it least. Two cores give at best two seconds of it a second.
 
 """
 
@@ -26,12 +28,19 @@ def write_page() -> None:
     lines = []
     for case in dict.fromkeys(row["case"] for row in rows):
         of = [row for row in rows if row["case"] == case]
-        lines += [f"## {case} px", "", "| reader | first epoch | times | later epochs |"]
-        lines += ["|---|---|---|---|"]
+        lines += [
+            f"## {case} px",
+            "",
+            "| reader | first epoch | times | later epochs | CPU | times |",
+        ]
+        lines += ["|---|---|---|---|---|---|"]
         base = _rate(of, "ImageFolder", "first")
+        base_cpu = _rate(of, "ImageFolder", "first", "cpu_microseconds")
         for reader in dict.fromkeys(row["reader"] for row in of):
             first, later = _rate(of, reader, "first"), _rate(of, reader, "later")
+            cpu = _rate(of, reader, "first", "cpu_microseconds")
             cells = [f"{first:,}", f"{first / base:.2f}", f"{later:,}" if later else ""]
+            cells += [f"{cpu:,}", f"{base_cpu / cpu:.2f}"]
             lines.append(f"| {reader} | {' | '.join(cells)} |")
         lines.append("")
     PAGE.write_text(_HEAD + "\n".join([*lines, *_shares()]) + "\n", encoding="utf-8")
@@ -59,7 +68,7 @@ def _shares() -> list[str]:
     return [_SHARES_HEAD, *lines] if lines else []
 
 
-def _rate(rows: list[Row], reader: str, epoch: str) -> int:
+def _rate(rows: list[Row], reader: str, epoch: str, column: str = "images_per_second") -> int:
     """The latest measurement; 0 when there is none."""
     found = [r for r in rows if (r["reader"], r["epoch"]) == (reader, epoch)]
-    return int(found[-1]["images_per_second"]) if found else 0
+    return int(found[-1][column]) if found else 0
