@@ -167,13 +167,18 @@ def compile_command(
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
+    baseline_name: Annotated[
+        str | None, typer.Option("--baseline", help="Of this network, as in fpnas baseline.")
+    ] = None,
 ) -> None:
     """Write the pipeline as KFP's intermediate representation, for a cluster."""
+    from pipelines.baseline import plan_baseline
     from pipelines.compile import compile_pipeline
     from pipelines.plan import Request, make_plan
 
     request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
-    compile_pipeline(make_plan(request), output)
+    plan = plan_baseline(baseline_name, request) if baseline_name else make_plan(request)
+    compile_pipeline(plan, output)
     _console.print(f"wrote {output}", highlight=False)
 
 

@@ -42,6 +42,11 @@ class BaselinePlan:
     info: RunInfo
     configs: Mapping[str, StageConfig]
 
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name in :mod:`pipelines.definition`."""
+        return "baseline_pipeline"
+
     def parameters(self) -> dict[str, str]:
         """The parameters of the pipeline."""
         configs = {f"{name}_config": c.model_dump_json() for name, c in self.configs.items()}
@@ -132,7 +137,7 @@ def run_baseline(name: str, request: Request, console: Console) -> dict[str, Any
             with same_terminal(console) as own:
                 display = Display(own, tuple(BASELINE_STAGES))
                 outcomes = run_local(
-                    plan.parameters(), directory, display, "baseline_pipeline", BASELINE_STAGES
+                    plan.parameters(), directory, display, plan.pipeline, BASELINE_STAGES
                 )
             result = _summarize(plan, outcomes, store)
             write_json(directory / "result.json", result)

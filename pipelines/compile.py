@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
-from pipelines.plan import Plan
+
+class Compilable(Protocol):
+    """A plan of a search or of a baseline."""
+
+    @property
+    def pipeline(self) -> str:
+        """Its pipeline's name in :mod:`pipelines.definition`."""
+
+    def parameters(self) -> Mapping[str, str]:
+        """The pipeline's parameters."""
 
 
-def compile_pipeline(plan: Plan, path: Path) -> None:
+def compile_pipeline(plan: Compilable, path: Path) -> None:
     """Writes the IR of a plan: the pipeline with the plan's configurations as its defaults.
 
     Args:
@@ -19,15 +30,15 @@ def compile_pipeline(plan: Plan, path: Path) -> None:
         warnings.simplefilter("ignore")  # of KFP and its dependencies
         from kfp import compiler
 
-        from pipelines.definition import fpnas_pipeline
+        from pipelines import definition
 
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.tmp.yaml")
         try:
             compiler.Compiler().compile(
-                fpnas_pipeline,
+                getattr(definition, plan.pipeline),
                 package_path=str(temporary),
-                pipeline_parameters=plan.parameters(),
+                pipeline_parameters=dict(plan.parameters()),
             )
             temporary.replace(path)
         finally:

@@ -73,6 +73,11 @@ class Plan:
     space: SpaceConfig
     configs: Mapping[str, StageConfig]
 
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name in :mod:`pipelines.definition`."""
+        return "fpnas_pipeline"
+
     def parameters(self) -> dict[str, str]:
         """The parameters of the pipeline."""
         configs = {f"{name}_config": c.model_dump_json() for name, c in self.configs.items()}

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fpnas.stages.base import ALL_STAGES, BASELINE_STAGES, STAGES
+from pipelines.baseline import plan_baseline
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Request, make_plan
 
@@ -57,14 +58,18 @@ def test_the_local_engine_runs_the_very_pipeline_that_is_compiled(compiled):
     assert spec["components"] == specification["components"]
 
 
-def test_the_pipeline_of_a_baseline_has_its_edges():
-    from google.protobuf.json_format import MessageToDict
-
-    from pipelines.definition import baseline_pipeline
-
-    edges = edges_of(MessageToDict(baseline_pipeline.pipeline_spec))
+def test_a_baseline_is_compiled_from_its_own_pipeline(tmp_path):
+    path = tmp_path / "baseline.yaml"
+    plan = plan_baseline("mobilenet_v2@0.5", Request(profile="laptop"))
+    compile_pipeline(plan, path)
+    specification = next(yaml.safe_load_all(path.read_text()))
+    edges = edges_of(specification)
     assert edges == {"prepare": {}, "baseline": {"dataset": "prepare"}}
     assert set(edges) == set(BASELINE_STAGES)
+    parameters = specification["root"]["inputDefinitions"]["parameters"]
+    defaults = {name: value["defaultValue"] for name, value in parameters.items()}
+    assert defaults == plan.parameters()
+    assert json.loads(defaults["baseline_config"])["name"] == "mobilenet_v2@0.5"
 
 
 def test_the_ir_has_the_plan_as_its_defaults(compiled):
