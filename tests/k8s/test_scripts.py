@@ -2,6 +2,9 @@
 
 import datetime
 import importlib.util
+import subprocess
+import sys
+import types
 
 import boto3
 import pytest
@@ -92,3 +95,51 @@ def test_a_failed_upload_deletes_nothing(client, tmp_path, monkeypatch):
     (tmp_path / "dump").write_bytes(b"PGDMP")
     backup.main([str(tmp_path / "dump")], {"FPNAS_STORAGE": "s3://models"})
     assert old not in keys(client)
+
+
+@pytest.fixture
+def database(monkeypatch):
+    """A stand-in for psycopg2; returns what was done, in order."""
+    done = []
+
+    class Connection:
+        def cursor(self):
+            return self
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def execute(self, statement, parameters):
+            done.append(statement.partition("(")[0])
+
+        def close(self):
+            done.append("close")
+
+    module = types.ModuleType("psycopg2")
+    module.connect = lambda address: done.append(f"connect {address}".strip()) or Connection()
+    monkeypatch.setitem(sys.modules, "psycopg2", module)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg2://")
+    return done
+
+
+def test_tables_are_migrated_under_a_lock(database, monkeypatch):
+    migrate = script("base/mlflow/migrate")
+    monkeypatch.setattr(subprocess, "run", lambda command, check: database.append(command))
+    migrate.main()
+    upgrade = ["mlflow", "db", "upgrade", "postgresql+psycopg2://"]
+    assert database == ["connect", "SELECT pg_advisory_lock", upgrade, "close"]
+
+
+def test_a_failed_migration_gives_the_lock_back_and_fails(database, monkeypatch):
+    migrate = script("base/mlflow/migrate")
+
+    def fail(command, check):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(subprocess.CalledProcessError):
+        migrate.main()
+    assert database[-1] == "close"
