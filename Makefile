@@ -27,13 +27,9 @@ BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '
   --profile '$(PROFILE)' --seed '$(SEED)' $(foreach pair,$(SET),--set '$(pair)')
 RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 
-<<<<<<< HEAD
 .PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
-  bench-search bench-engine bench-gpu bench-loader bench-train test lint format clean
-=======
-.PHONY: help setup pipeline-run pipeline-compile mlflow-ui compare doctor \
-  validate validate-k8s k8s-render bench-search bench-engine bench-gpu bench-loader test lint format clean
->>>>>>> c0530bf (Kustomize overlays for kind, GKE, EKS and one's own machines, and what checks them)
+  validate validate-k8s k8s-render bench-search bench-engine bench-gpu bench-loader bench-train \
+  test lint format clean
 
 help:  ## Show this help
 	@echo "FP-NAS: labelled images and a compute budget in, a trained classifier out."
