@@ -61,12 +61,13 @@ class DecodedPictures:
         One thread at a time may call this, in the order of the batches: threads would otherwise
         go back and forth between shards that do not fit into the cache together.
         """
-        read = self._dataset.cache.read
+        cache, places = self._dataset.cache, rows.tolist()
+        cache.hold(self._shards[row] for row in places if not self._is_kept[row])
         return [
             None
             if self._is_kept[row]
-            else read(self._shards[row], self._offsets[row], self._lengths[row])
-            for row in rows.tolist()
+            else cache.read(self._shards[row], self._offsets[row], self._lengths[row])
+            for row in places
         ]
 
     def decode(self, rows: Rows, encoded: Encoded) -> list[Pixels]:

@@ -10,7 +10,8 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from fpnas.errors import FpnasError, InputError
 
 _TAR_BLOCK_BYTES = 512
 _SHARD_FOLDER = "shards"
+# An object store gives one connection a part of what it gives several.
+_NUM_FETCHERS = 4
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class ShardCache:
     every moment. Threads may read at the same time; one of them fetches.
 
     Args:
-        fetch: Returns a local, verified file for a shard's name.
+        fetch: Returns a local, verified file for a shard's name. Called by several threads.
         release: Told the name of a shard that is no longer needed, so that its owner can
             delete the file. None when the files belong to somebody else and stay.
         sizes: Size in bytes of every shard by name.
@@ -181,6 +184,34 @@ class ShardCache:
         if len(data) != num_bytes:
             raise FpnasError(f"{shard} ends before the picture at {offset} does")
         return data
+
+    def hold(self, shards: Iterable[str]) -> None:
+        """Fetches what is missing of shards that will be read next, several at a time.
+
+        Of more than fit together the first are held.
+        """
+        with self._lock:
+            missing, num_bytes = [], 0
+            for name in dict.fromkeys(shards):
+                num_bytes += self._sizes[name]
+                if num_bytes > self.limit_bytes:
+                    break
+                if name in self._held:
+                    self._held.move_to_end(name)
+                else:
+                    missing.append(name)
+            if len(missing) < 2:
+                return  # which `read` does
+            self._make_room(sum(self._sizes[name] for name in missing))
+            with ThreadPoolExecutor(_NUM_FETCHERS, "fetch") as fetchers:
+                futures = {name: fetchers.submit(self._fetch, name) for name in missing}
+            # Those that came are held, and so released, even where another one failed.
+            for name, future in futures.items():
+                if future.exception() is None:
+                    self._held[name] = future.result()
+                    self.num_fetched += 1
+            for future in futures.values():
+                future.result()
 
     def _make_room(self, num_bytes: int) -> None:
         while self._held and self.held_bytes + num_bytes > self.limit_bytes:

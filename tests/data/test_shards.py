@@ -75,6 +75,48 @@ def test_a_failed_fetch_is_not_held(owner):
     assert cache.read("1", 0, 1) == b"\1"
 
 
+def test_what_is_read_next_is_fetched_together_and_never_exceeds_the_limit(owner):
+    together = threading.Barrier(3, timeout=30)
+
+    def fetch(name):
+        together.wait()  # breaks unless three are fetched at the same time
+        return owner.fetch(name)
+
+    cache = ShardCache(fetch, owner.release, owner.sizes, 400)
+    # The fourth does not fit.
+    cache.hold(["0", "1", "1", "2", "3"])
+    assert sorted(owner.fetched) == ["0", "1", "2"]
+    cache.hold(["2", "0"])
+    cache.hold(["2", "4"])  # one alone is left to read
+    assert cache.num_fetched == 3
+    for name in "012":
+        assert cache.read(name, 5, 3) == bytes([int(name)]) * 3
+    assert owner.peak <= 400
+
+
+def test_what_makes_room_is_what_will_not_be_read(owner):
+    cache = ShardCache(owner.fetch, owner.release, owner.sizes, 450)
+    cache.hold(["0", "1", "2"])
+    cache.hold(["0", "3", "4"])
+    assert sorted(p.name for p in owner.folder.iterdir()) == ["0", "3", "4"]
+    assert cache.held_bytes <= 450
+    assert owner.peak <= 450
+
+
+def test_a_failed_fetch_leaves_the_others_held(owner):
+    def fetch(name):
+        if name == "1":
+            raise FpnasError("no network")
+        return owner.fetch(name)
+
+    cache = ShardCache(fetch, owner.release, owner.sizes, 400)
+    with pytest.raises(FpnasError, match="no network"):
+        cache.hold(["0", "1", "2"])
+    assert cache.held_bytes == owner.sizes["0"] + owner.sizes["2"]
+    assert cache.read("2", 0, 1) == b"\2"
+    assert sorted(owner.fetched) == ["0", "2"]
+
+
 def test_a_limit_below_a_shard_and_a_short_shard_are_refused(owner):
     with pytest.raises(InputError, match="cache_bytes=169 is smaller than a shard"):
         ShardCache(owner.fetch, owner.release, owner.sizes, 169)
