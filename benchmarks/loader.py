@@ -11,27 +11,26 @@ with two decoding threads (ours) or two worker processes (theirs, persistent). T
 - ``mosaics``: two by two of the photographs in one, 900 of 448 px, to 224 and to 128 px.
 
 Each measurement is a process of its own, and the readers take turns, so that they meet the same
-load; the table has medians. CPU time is that of all processes but the S3 server, over both epochs.
+load; the page has medians. CPU time is that of all processes but the S3 server, over both epochs.
 An epoch begins with asking for its first batch, so the start of workers and, from S3, fetching
 every shard into an empty cache belong to the first one. A later epoch of our loader gives kept
-pictures when they fit its memory; ``decoding`` says whether they were decoded.
-Appends to ``results/loader.csv`` and writes ``results/loader.md``.
+pictures when they fit its memory; ``later_decodes`` says whether they were decoded. Appends to
+``results/loader.csv`` and writes ``results/loader.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -61,15 +60,15 @@ CASES = {
     "mosaics 448 to 224": Case("mosaics", 224, 64),
     "mosaics 448 to 128": Case("mosaics", 128, 64),
 }
-READERS = {
-    "fpnas": "disk",
-    "fpnas, S3": "s3",
-    "fpnas, no memory": "disk",
-    "ImageFolder": "disk",
-    "ImageFolder, tensors": "disk",
-    "webdataset": "disk",
-    "webdataset, S3": "s3",
-}
+READERS = (
+    "fpnas",
+    "fpnas, S3",
+    "fpnas, no memory",
+    "ImageFolder",
+    "ImageFolder, tensors",
+    "webdataset",
+    "webdataset, S3",
+)
 
 
 def make_folders(tiny: Path, photos: Path, scratch: Path) -> None:
@@ -121,8 +120,6 @@ def prepare_all(scratch: Path, environ: dict[str, str]) -> None:
 
 def fpnas_epochs(case: Case, scratch: Path, from_s3: bool, **options: Any) -> Iterator[Any]:
     """Our loader, over a local folder or over S3 with an empty cache."""
-    import itertools
-
     from fpnas.data.augment import Augmentation
     from fpnas.data.dataset import Dataset
     from fpnas.data.loader import ImageLoader
@@ -288,49 +285,27 @@ def consume(batches: Iterable[Any], case: Case) -> int:
     return count
 
 
-def in_turns(
-    arguments: argparse.Namespace, environ: dict[str, str]
-) -> Iterator[tuple[str, str, list[list[float]]]]:
-    """Runs every case's readers in turns; yields case, reader and every repeat's figures."""
-    for case in arguments.cases:
-        found: dict[str, list[list[float]]] = defaultdict(list)
-        for repeat in range(arguments.repeats):
-            for reader in arguments.readers:
-                with tempfile.TemporaryDirectory(dir=arguments.scratch) as cache:
-                    command = [sys.executable, __file__, "--measure", case, reader]
-                    command += ["--scratch", str(arguments.scratch)]
-                    done = subprocess.run(
-                        command,
-                        env={**environ, "FPNAS_CACHE": cache},
-                        capture_output=True,
-                        text=True,
-                    )
-                if done.returncode:
-                    sys.exit(f"{case}, {reader} failed:\n{done.stderr}")
-                found[reader].append(json.loads(done.stdout.splitlines()[-1]))
-                first, later, cpu = found[reader][-1]
-                shown = f"{first:.0f}, {later:.0f} images/s, {cpu:.0f} us of CPU each"
-                print(f"{case}, {reader}, {repeat + 1}: {shown}", file=sys.stderr)
-        for reader, rates in found.items():
-            yield case, reader, rates
-
-
-def rows_of(case: str, reader: str, rates: list[list[float]]) -> Iterator[dict[str, Any]]:
-    for number, epoch in enumerate(("first", "later")):
-        if READERS[reader] == "s3" and epoch == "later":
-            continue  # the shards are local by then
-        values = [rate[number] for rate in rates]
-        kept = reader == "fpnas" and epoch == "later"
+def in_turns(arguments: argparse.Namespace, environ: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Runs every case's readers in turns; yields a row for each."""
+    for case, _, reader in itertools.product(
+        arguments.cases, range(arguments.repeats), arguments.readers
+    ):
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as cache:
+            command = [sys.executable, __file__, "--measure", case, reader]
+            command += ["--scratch", str(arguments.scratch)]
+            done = subprocess.run(
+                command, env={**environ, "FPNAS_CACHE": cache}, capture_output=True, text=True
+            )
+        if done.returncode:
+            sys.exit(f"{case}, {reader} failed:\n{done.stderr}")
+        first, later, cpu = json.loads(done.stdout.splitlines()[-1])
         yield {
             "case": case,
             "reader": reader,
-            "epoch": epoch,
-            "decoding": "no" if kept else "yes",
-            "images_per_second": round(statistics.median(values)),
-            "least": round(min(values)),
-            "most": round(max(values)),
-            "cpu_microseconds": round(statistics.median(rate[2] for rate in rates)),
-            "repeats": len(values),
+            "first_images_per_second": round(first),
+            "later_images_per_second": round(later),
+            "later_decodes": "no" if reader in ("fpnas", "fpnas, S3") else "yes",
+            "cpu_microseconds": round(cpu),
             "workers": NUM_WORKERS,
             "load": f"{os.getloadavg()[0]:.1f}",
         }
@@ -363,9 +338,9 @@ def main() -> None:
         environ = {**os.environ, **service.environment}
         environ["FPNAS_CACHE"] = str(arguments.scratch / "cache")
         prepare_all(arguments.scratch, environ)
-        for case, reader, rates in in_turns(arguments, environ):
-            for row in rows_of(case, reader, rates):
-                append(CSV, row)
+        for row in in_turns(arguments, environ):
+            print(row, file=sys.stderr)
+            append(CSV, row)
     write_page()
 
 

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
+
 from workshop import RESULTS, Row, read
 
 CSV = RESULTS / "loader.csv"
 SHARES = RESULTS / "loader_share.csv"
 PAGE = RESULTS / "loader.md"
+_FIRST, _LATER, _CPU = "first_images_per_second", "later_images_per_second", "cpu_microseconds"
 
 _HEAD = """# The input pipeline
 
-Made by `make bench-loader`; figures of [loader.csv](loader.csv), which also holds the spread, the
-commit, the versions and the machine's load. Pictures per second, medians of repeats in which the
-readers took turns. All give the same batches (random resized crop, mirrored, uint8), with two
-decoding threads (ours) or two persistent worker processes (theirs). *First epoch* decodes and
-includes every start: of threads and workers and, from S3, fetching all shards into an empty cache.
-*times* compares with ImageFolder's first epoch, from disk, which has no S3 reader. *CPU* is
-microseconds of all processes (but the S3 server) for a picture, over a first and a later epoch:
-other load on the machine changes it least. Two cores give at best two seconds of it a second.
+Made by `make bench-loader`; figures of [loader.csv](loader.csv), which also holds the commit, the
+versions and the machine's load. Pictures per second, medians of repeats in which the readers took
+turns. All give the same batches (random resized crop, mirrored, uint8), with two decoding threads
+(ours) or two persistent worker processes (theirs). *First epoch* decodes, and includes every start:
+of threads and workers and, from S3, fetching all shards into an empty cache; a later epoch of ours
+takes kept pictures, except in the row without memory. *times* compares with ImageFolder's first
+epoch, from disk, in the same turn. *CPU* is microseconds of all processes (but the S3 server) for a
+picture, over both epochs: what else runs on the machine changes it least, so where the load is
+above the number of cores it says more than pictures per second.
 
 """
-
-
-def write_page() -> None:
-    """Writes ``results/loader.md``."""
-    rows = read(CSV)
-    lines = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        of = [row for row in rows if row["case"] == case]
-        lines += [
-            f"## {case} px",
-            "",
-            "| reader | first epoch | times | later epochs | CPU | times |",
-        ]
-        lines += ["|---|---|---|---|---|---|"]
-        base = _rate(of, "ImageFolder", "first")
-        base_cpu = _rate(of, "ImageFolder", "first", "cpu_microseconds")
-        for reader in dict.fromkeys(row["reader"] for row in of):
-            first, later = _rate(of, reader, "first"), _rate(of, reader, "later")
-            cpu = _rate(of, reader, "first", "cpu_microseconds")
-            cells = [f"{first:,}", f"{first / base:.2f}", f"{later:,}" if later else ""]
-            cells += [f"{cpu:,}", f"{base_cpu / cpu:.2f}"]
-            lines.append(f"| {reader} | {' | '.join(cells)} |")
-        lines.append("")
-    PAGE.write_text(_HEAD + "\n".join([*lines, *_shares()]) + "\n", encoding="utf-8")
-
+_COLUMNS = "| reader | first epoch | times | later epoch | CPU, us | times | repeats | load |"
 
 _SHARES_HEAD = """## The share of a training step
 
@@ -53,8 +33,44 @@ is the part of the step until the training thread has its batch; slowdown is the
 take longer than on a batch that is held in memory, in turns with it. Figures of
 [loader_share.csv](loader_share.csv).
 
-| pictures | network | MACs, M | batch | step, s | waiting | slowdown |
-|---|---|---|---|---|---|---|"""
+| pictures | network | MACs, M | batch | step, s | waiting | slowdown | load |
+|---|---|---|---|---|---|---|---|"""
+
+
+def write_page() -> None:
+    """Writes ``results/loader.md``."""
+    rows = read(CSV)
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of = [row for row in rows if row["case"] == case]
+        lines += [f"## {case} px", "", _COLUMNS, "|---" * (_COLUMNS.count("|") - 1) + "|"]
+        base = _figures(of, "ImageFolder")
+        lines += [_line(of, reader, base) for reader in dict.fromkeys(r["reader"] for r in of)]
+        lines.append("")
+    PAGE.write_text(_HEAD + "\n".join([*lines, *_shares()]) + "\n", encoding="utf-8")
+
+
+def _figures(rows: list[Row], reader: str) -> dict[str, list[float]]:
+    """The figures of a reader's repeats, by column."""
+    own = [row for row in rows if row["reader"] == reader]
+    return {c: [float(row[c]) for row in own] for c in (_FIRST, _LATER, _CPU, "load")}
+
+
+def _line(rows: list[Row], reader: str, base: dict[str, list[float]]) -> str:
+    own = _figures(rows, reader)
+    medians = {column: statistics.median(values) for column, values in own.items()}
+    times = [a / b for a, b in zip(own[_FIRST], base[_FIRST], strict=False)]
+    cells = [
+        reader,
+        f"{medians[_FIRST]:,.0f}",
+        f"{statistics.median(times):.2f}" if times else "",
+        f"{medians[_LATER]:,.0f}",
+        f"{medians[_CPU]:,.0f}",
+        f"{statistics.median(base[_CPU]) / medians[_CPU]:.2f}" if times else "",
+        str(len(own[_CPU])),
+        f"{medians['load']:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _shares() -> list[str]:
@@ -62,13 +78,7 @@ def _shares() -> list[str]:
     lines = [
         f"| {row['case']} px | {row['network']} | {int(row['macs']) / 1e6:.1f} | "
         f"{row['batch_size']} | {row['step_seconds']} | {float(row['waiting']):.1%} | "
-        f"{float(row['slowdown']):.1%} |"
+        f"{float(row['slowdown']):.1%} | {row['load']} |"
         for row in latest.values()
     ]
     return [_SHARES_HEAD, *lines] if lines else []
-
-
-def _rate(rows: list[Row], reader: str, epoch: str, column: str = "images_per_second") -> int:
-    """The latest measurement; 0 when there is none."""
-    found = [r for r in rows if (r["reader"], r["epoch"]) == (reader, epoch)]
-    return int(found[-1][column]) if found else 0

@@ -72,7 +72,8 @@ class Augmentation:
 
 
 # 'imagenet' draws from 25 % of the area upwards (8 % is usual), because searched networks are
-# small, and from a picture of at least 1.5 times the input size, so that it enlarges by at most a third.
+# small, and from a picture of 1.5 times the input size or more, so that it enlarges by at most a
+# third.
 AUGMENTATIONS = {
     "none": Augmentation(),
     "crop": Augmentation(padding=0.125),
