@@ -27,7 +27,7 @@ _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 class Int8Recipe:
     """What is quantized, and how the ranges of activations are found.
 
-    The defaults are our choice, from ``results/int8.csv``.
+    The defaults are our choice; ``benchmarks/int8.py`` measures what each way of doing it costs.
 
     Attributes:
         calibration: ``minmax`` takes the extremes, ``percentile`` cuts at :attr:`percentile`,
