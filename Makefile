@@ -56,8 +56,8 @@ baseline: setup  ## Train the published network NAME, or NAME=random, by the sam
 	@test -n '$(NAME)' || { echo "give NAME=mobilenet_v3_small, or see $(BIN)/fpnas baseline --help"; exit 2; }
 	@$(BIN)/fpnas baseline '$(NAME)' $(BASELINE_OPTIONS)
 
-pipeline-compile: setup  ## Write the pipeline as KFP's IR to OUTPUT, for a cluster
-	@$(BIN)/fpnas compile $(RUN_OPTIONS) --output '$(OUTPUT)'
+pipeline-compile: setup  ## Write the pipeline for a cluster to OUTPUT, ENGINE=kfp or argo
+	@$(BIN)/fpnas compile --engine '$(ENGINE:local=kfp)' $(RUN_OPTIONS) --output '$(OUTPUT)'
 
 mlflow-ui: setup  ## Serve MLflow's pages over this machine's runs on PORT
 	@$(BIN)/fpnas ui --port '$(PORT)'

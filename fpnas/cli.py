@@ -170,15 +170,18 @@ def compile_command(
     baseline_name: Annotated[
         str | None, typer.Option("--baseline", help="Of this network, as in fpnas baseline.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="kfp, or argo for Argo Workflows without Kubeflow.")
+    ] = "kfp",
 ) -> None:
-    """Write the pipeline as KFP's intermediate representation, for a cluster."""
+    """Write the pipeline for a cluster: KFP's intermediate representation, or Argo's template."""
     from pipelines.baseline import plan_baseline
     from pipelines.compile import compile_pipeline
     from pipelines.plan import Request, make_plan
 
     request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
     plan = plan_baseline(baseline_name, request) if baseline_name else make_plan(request)
-    compile_pipeline(plan, output)
+    compile_pipeline(plan, output, engine)
     _console.print(f"wrote {output}", highlight=False)
 
 
@@ -189,6 +192,9 @@ def stage(
     run_info: Annotated[Path, typer.Option("--run", help="The pipeline run, JSON.")],
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="role=s3://... for every input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file for the artifact's address.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -230,6 +236,8 @@ def stage(
         {role: store.open(uri) for role, uri in addresses.items()},
         store,
     )
+    if output is not None:
+        output.write_text(artifact.uri, encoding="utf-8")
     if as_json:
         _print_json({"uri": artifact.uri, "digest": artifact.digest, "cached": cached})
     else:

@@ -21,6 +21,7 @@ from pipelines.display import Display
 from pipelines.files import write_json
 from pipelines.local import Outcome, run_local
 from pipelines.plan import Request, absolute, apply_overrides, load_profile, resolve_space
+from pipelines.resources import ResourceTable, check_processes, load_resources
 from pipelines.run import check, only_one, same_terminal, services, stage_entries
 
 _RANDOM = "random"
@@ -35,12 +36,14 @@ class BaselinePlan:
         request: What it is compared with: the same options as of a search.
         info: Names the run.
         configs: The configuration of both stages.
+        resources: What every stage gets on a cluster; no part of what identifies the run.
     """
 
     name: str
     request: Request
     info: RunInfo
     configs: Mapping[str, StageConfig]
+    resources: ResourceTable
 
     @property
     def pipeline(self) -> str:
@@ -90,6 +93,8 @@ def plan_baseline(name: str, request: Request) -> BaselinePlan:
     config = configs["baseline"]
     assert isinstance(config, Config)
     check_network(config)
+    resources = load_resources(sections["resources"])
+    check_processes(resources, configs)
     identity = {stage: c.identity() for stage, c in configs.items()}
     words = re.sub(r"\W+", "-", name)
     info = RunInfo(
@@ -101,7 +106,7 @@ def plan_baseline(name: str, request: Request) -> BaselinePlan:
         command=_command(name, request),
         kind="baseline",
     )
-    return BaselinePlan(name, request, info, configs)
+    return BaselinePlan(name, request, info, configs, resources)
 
 
 def _command(name: str, request: Request) -> str:

@@ -18,9 +18,10 @@ from fpnas.search.options import STRATEGIES
 from fpnas.space import SpaceFile, load_space
 from fpnas.stages.base import ALL_STAGES, STAGES, RunInfo
 from fpnas.stages.config import SpaceConfig, StageConfig
+from pipelines.resources import ResourceTable, check_processes, load_resources
 
 PROFILES_DIR = Path(fpnas.__file__).parent / "profiles"
-_SECTIONS = ("space", "recipe", *ALL_STAGES)
+_SECTIONS = ("space", "recipe", "resources", *ALL_STAGES)
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ class Plan:
         info: Names the run.
         space: The space at the operating point.
         configs: The configuration of every stage.
+        resources: What every stage gets on a cluster; no part of what identifies the run.
     """
 
     request: Request
     info: RunInfo
     space: SpaceConfig
     configs: Mapping[str, StageConfig]
+    resources: ResourceTable
 
     @property
     def pipeline(self) -> str:
@@ -116,6 +119,8 @@ def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan
         name: STAGES[name].config_type.parse(section, name)
         for name, section in _stage_sections(sections, space, request, data, environ).items()
     }
+    resources = load_resources(sections["resources"])
+    check_processes(resources, configs)
     identity = {name: config.identity() for name, config in configs.items()}
     run_id = f"{file.name}-{space.model}-{digest(identity)[:8]}"
     info = RunInfo(
@@ -126,7 +131,7 @@ def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan
         seed=request.seed,
         command=request.command(),
     )
-    return Plan(request, info, space, configs)
+    return Plan(request, info, space, configs, resources)
 
 
 def absolute(data: str) -> str:

@@ -1,4 +1,4 @@
-"""One pipeline: what the local engine runs, the IR and the table of stages are the same DAG."""
+"""One pipeline: the local engine, the IR, Argo's template and the table have the same DAG."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fpnas.stages.base import ALL_STAGES, BASELINE_STAGES, STAGES
+from fpnas.stages.base import ALL_STAGES, BASELINE_STAGES, MAKERS, STAGES
+from pipelines.argo import workflow_template
 from pipelines.baseline import plan_baseline
 from pipelines.compile import compile_pipeline
+from pipelines.graph import graph_of, pipeline_graph
 from pipelines.plan import Request, make_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -24,38 +26,54 @@ def compiled(tmp_path_factory):
     return plan, path
 
 
-def edges_of(specification: dict) -> dict[str, dict[str, str]]:
-    """For every task the task that each of its input artifacts comes from."""
-    tasks = specification["root"]["dag"]["tasks"]
-    return {
-        name: {
-            role: source["taskOutputArtifact"]["producerTask"]
-            for role, source in task["inputs"].get("artifacts", {}).items()
-        }
-        for name, task in tasks.items()
-    }
+def local_edges(_plan, _path):
+    return {name: node.sources for name, node in pipeline_graph().items()}
 
 
-def test_the_ir_has_the_edges_of_the_table_of_stages(compiled):
-    _, path = compiled
-    edges = edges_of(next(yaml.safe_load_all(path.read_text())))
-    assert {name: set(sources) for name, sources in edges.items()} == {
+def ir_edges(_plan, path):
+    specification = next(yaml.safe_load_all(path.read_text()))
+    return {name: node.sources for name, node in graph_of(specification).items()}
+
+
+def argo_edges(plan, _path):
+    """Read from the text alone: what every task takes from which other task."""
+    templates = yaml.safe_load(workflow_template(plan))["spec"]["templates"]
+    tasks = next(template["dag"]["tasks"] for template in templates if "dag" in template)
+    edges = {}
+    for task in tasks:
+        values = {p["name"]: p["value"] for p in task["arguments"]["parameters"]}
+        taken = {role: value.strip("{}").split(".") for role, value in values.items()}
+        edges[task["name"]] = {r: words[1] for r, words in taken.items() if words[0] == "tasks"}
+        assert set(task.get("dependencies", ())) == set(edges[task["name"]].values())
+    return edges
+
+
+@pytest.mark.parametrize("edges", [local_edges, ir_edges, argo_edges])
+def test_every_engine_has_the_edges_of_the_table_of_stages(compiled, edges):
+    found = edges(*compiled)
+    assert {name: set(sources) for name, sources in found.items()} == {
         name: set(stage.inputs) for name, stage in STAGES.items()
     }
+    # An input's kind is what the stage that it comes from makes.
+    for name, sources in found.items():
+        for role, source in sources.items():
+            assert STAGES[source].kind == STAGES[name].inputs[role]
+    assert found["register"] == dict(MAKERS)
+    assert found == local_edges(*compiled)
 
 
-def test_the_local_engine_runs_the_very_pipeline_that_is_compiled(compiled):
+def test_the_local_engine_runs_the_components_that_are_compiled(compiled):
+    from google.protobuf.json_format import MessageToDict
+
     from pipelines.definition import fpnas_pipeline
 
-    _, path = compiled
-    specification = next(yaml.safe_load_all(path.read_text()))
-    spec = json.loads(
-        __import__("google.protobuf.json_format", fromlist=["x"]).MessageToJson(
-            fpnas_pipeline.pipeline_spec
-        )
-    )
-    assert edges_of(spec) == edges_of(specification)
-    assert spec["components"] == specification["components"]
+    specification = next(yaml.safe_load_all(compiled[1].read_text()))
+    local = MessageToDict(fpnas_pipeline.pipeline_spec)
+    assert local["components"] == specification["components"]
+    for name, executor in local["deploymentSpec"]["executors"].items():
+        other = specification["deploymentSpec"]["executors"][name]["container"]
+        assert executor["container"]["command"] == other["command"]
+        assert executor["container"]["image"] == other["image"]
 
 
 def test_a_baseline_is_compiled_from_its_own_pipeline(tmp_path):
@@ -63,8 +81,8 @@ def test_a_baseline_is_compiled_from_its_own_pipeline(tmp_path):
     plan = plan_baseline("mobilenet_v2@0.5", Request(profile="laptop"))
     compile_pipeline(plan, path)
     specification = next(yaml.safe_load_all(path.read_text()))
-    edges = edges_of(specification)
-    assert edges == {"prepare": {}, "baseline": {"dataset": "prepare"}}
+    edges = ir_edges(plan, path)
+    assert edges == argo_edges(plan, path) == {"prepare": {}, "baseline": {"dataset": "prepare"}}
     assert set(edges) == set(BASELINE_STAGES)
     parameters = specification["root"]["inputDefinitions"]["parameters"]
     defaults = {name: value["defaultValue"] for name, value in parameters.items()}

@@ -10,10 +10,10 @@ import yaml
 
 from fpnas.stages.base import STAGES
 from pipelines.compile import compile_pipeline
+from pipelines.graph import graph_of
 from pipelines.plan import Request, make_plan
 
 from .conftest import Workplace
-from .test_definition import edges_of
 
 
 def manifests(result: dict, workplace: Workplace) -> dict[str, dict]:
@@ -154,7 +154,8 @@ def test_a_damaged_artifact_is_made_again(finished):
 def test_the_local_run_and_the_ir_are_the_same_dag(finished, tmp_path):
     path = tmp_path / "pipeline.yaml"
     compile_pipeline(make_plan(Request(space="sa_expanded", model="l1", profile="paper"), {}), path)
-    edges = edges_of(next(yaml.safe_load_all(path.read_text())))
+    graph = graph_of(next(yaml.safe_load_all(path.read_text())))
+    edges = {name: node.sources for name, node in graph.items()}
     assert set(edges) == set(STAGES)
 
     workplace, result = finished

@@ -1,0 +1,25 @@
+"""Names that the pipeline and the manifests under ``k8s/`` share."""
+
+from __future__ import annotations
+
+NAMESPACE = "fpnas"
+SERVICE_ACCOUNT = "fpnas-pipeline"
+S3_SECRET = "fpnas-s3"  # noqa: S105, the name of a secret
+S3_SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+STORAGE_CONFIG_MAP = "fpnas-storage"
+STORAGE_KEYS = ("S3_ENDPOINT_URL", "FPNAS_STORAGE", "MLFLOW_TRACKING_URI")
+QUEUE_LABEL, QUEUE = "kueue.x-k8s.io/queue-name", "fpnas"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+STAGE_LABEL, RUN_LABEL = "fpnas.io/stage", "fpnas.io/run"
+SCRATCH = "/scratch"
+USER_ID = 10001
+"""User of the images; pods do not run as root."""
+
+SCRATCH_VARIABLES = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "FPNAS_HOME": f"{SCRATCH}/fpnas"}
+"""Where a stage may write, as a pod's user owns nothing else."""
+
+
+def pod_labels(stage: str, priority: str | None) -> dict[str, str]:
+    """Labels of a stage's pod: the stage, and the queue that admits it."""
+    labels = {STAGE_LABEL: stage, QUEUE_LABEL: QUEUE}
+    return {**labels, PRIORITY_LABEL: priority} if priority else labels
