@@ -99,6 +99,7 @@ bench-gpu: setup  ## Measure steps and memory of all strategies on a GPU, at mos
 bench-loader: setup  ## Compare our loader with others on IMAGES and PHOTOS (photos-1000); half an hour
 	@test -n '$(IMAGES)' -a -n '$(PHOTOS)' || { echo "give IMAGES=<folder of tiny-imagenet-25> PHOTOS=<folder of photos-1000>"; exit 2; }
 	$(BIN)/python benchmarks/loader.py --tiny '$(IMAGES)' --photos '$(PHOTOS)'
+	$(BIN)/python benchmarks/loader_share.py
 
 bench-train: setup  ## Compare the training speed of decoded networks with timm's efficientnet_b0; an hour
 	$(BIN)/python benchmarks/train_speed.py

@@ -99,12 +99,13 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scratch", type=Path, default=Path("build/bench-loader").absolute())
+    parser.add_argument("--cases", nargs="*", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    for case, network in JOBS.items():
-        row = measure(case, network, arguments)
+    for case in arguments.cases:
+        row = measure(case, JOBS[case], arguments)
         print(row, flush=True)
         append(SHARES, row)
     write_page()
