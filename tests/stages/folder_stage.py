@@ -136,8 +136,8 @@ def run(pictures, folder, recipe=RECIPE, checkpoints=False):
     return context.output, context.tracking
 
 
-def train_to_the_end(pictures, folder, recipe):
-    """The same for a process of its own, which may be killed."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def train_to_the_end(pictures, folder, recipe, group):
+    """The same for a process of its own, which may be killed, or one of a group, as torchrun's."""
+    os.environ.update(group, OMP_NUM_THREADS="1")
     run(pictures, folder, recipe, checkpoints=True)
     (folder / "done").touch()

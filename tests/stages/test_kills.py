@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import socket
 import time
 
+import pandas as pd
 import pytest
 import torch
 
@@ -40,10 +42,10 @@ def pictures(tmp_path_factory):
     return folder_stage.make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
-def start(processes, pictures, folder):
+def start(processes, pictures, folder, **group):
     folder.mkdir(exist_ok=True)
     target = folder_stage.train_to_the_end
-    process = processes.Process(target=target, args=(pictures, folder, RECIPE))
+    process = processes.Process(target=target, args=(pictures, folder, RECIPE, group))
     process.start()
     return process
 
@@ -97,3 +99,26 @@ def test_killed_at_ten_points_it_ends_with_the_same_bits(processes, pictures, tm
         )
     assert outcomes == [True] * NUM_KILLS
     assert len(reached) > NUM_KILLS // 2
+
+
+def test_killed_on_one_process_it_goes_on_on_two(processes, pictures, tmp_path):
+    folder = tmp_path / "more"
+    _, total = kill(processes, pictures, folder, 0.3, 0.01)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [start(processes, pictures, folder, RANK=str(rank), **group) for rank in range(2)]
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert (folder / "resumed").read_text() == "True"
+    assert (folder / "step").read_text() == f"{total} {total}"
+    model = folder_stage.Folder(folder / "model")
+    alone, _ = folder_stage.run(pictures, tmp_path / "alone", RECIPE)
+    # All validation pictures were seen, and what was learnt is about the same.
+    found, expected = (a.read_json("model.json")["evaluation"] for a in (model, alone))
+    assert found["num_images"] == expected["num_images"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.3)
+    history = pd.read_parquet(model.path("history.parquet"))
+    assert history["epoch"].tolist() == list(range(1, RECIPE["epochs"] + 1))
