@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+from pipelines.resources import POOL_LABEL, load_resources
 from validation.objects import Finding, Manifest, Pod, name_of, of_kind, pods
 
-# The node pools, by the value of fpnas.io/pool, and the taints of their nodes.
-POOL_LABEL = "fpnas.io/pool"
-_GPU = ("nvidia.com/gpu", "present", "NoSchedule")
-_SPOT = ("fpnas.io/spot", "true", "NoSchedule")
+# The node pools that stages know, and the taints of their nodes.
 POOLS: dict[str, frozenset[tuple[str, str, str]]] = {
-    "cpu": frozenset(),
-    "gpu": frozenset({_GPU}),
-    "gpu-spot": frozenset({_GPU, _SPOT}),
+    name: frozenset((taint.key, taint.value, taint.effect) for taint in pool.taints)
+    for name, pool in load_resources({}).pools.items()
 }
 _UNITS = {"m": Fraction(1, 1000), "": Fraction(1)}
 _UNITS |= {unit: Fraction(1000**power) for power, unit in enumerate("kMGTPE", 1)}
@@ -105,10 +102,10 @@ def _queues(manifests: Sequence[Manifest]) -> Iterator[Finding]:
     for local in of_kind(manifests, "LocalQueue"):
         if local["spec"]["clusterQueue"] not in queues:
             yield Finding(name_of(local), "its cluster queue does not exist")
-    yield from _gpus(manifests, list(queues.values()))
+    yield from _admitted(manifests, list(queues.values()))
 
 
-def _gpus(manifests: Sequence[Manifest], queues: Sequence[Manifest]) -> Iterator[Finding]:
+def _admitted(manifests: Sequence[Manifest], queues: Sequence[Manifest]) -> Iterator[Finding]:
     """The namespace's quota must not hold back what the queues admit."""
     admitted: Counter[str] = Counter()
     for queue in queues:
@@ -118,7 +115,9 @@ def _gpus(manifests: Sequence[Manifest], queues: Sequence[Manifest]) -> Iterator
                     admitted[resource["name"]] += quantity(resource["nominalQuota"])  # type: ignore[assignment]
     needed = services(manifests)
     for quota in of_kind(manifests, "ResourceQuota"):
-        for resource in ("cpu", "memory", "nvidia.com/gpu"):
-            name = f"requests.{resource}"
-            if admitted[resource] + needed[name] > quantity(quota["spec"]["hard"][name]):
+        hard = quota["spec"]["hard"]
+        for name in hard:
+            # A stage's limits are its requests; GPUs have a quota for requests only.
+            resource = name.removeprefix("requests.").removeprefix("limits.")
+            if resource in admitted and admitted[resource] + needed[name] > quantity(hard[name]):
                 yield Finding(name_of(quota), f"has less {name} than the queues and the services")

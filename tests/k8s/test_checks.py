@@ -275,6 +275,12 @@ def test_a_policy_that_opens_the_wrong_thing_is_found(overlay, problem, change):
             ),
         ),
         (
+            "less limits.memory than the queues",
+            lambda m: named(m, "ResourceQuota", "fpnas")["spec"]["hard"].update(
+                {"limits.memory": "480Gi"}
+            ),
+        ),
+        (
             "is not the pool gpu",
             lambda m: named(m, "ResourceFlavor", "gpu")["spec"].pop("nodeTaints"),
         ),

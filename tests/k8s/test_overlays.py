@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from pipelines.plan import load_profile
+from pipelines.resources import load_resources
 from validation import capacity, kustomize, network
 from validation.__main__ import check
 from validation.objects import RUN_TIME_PODS, of_kind, pods
@@ -108,6 +110,45 @@ def test_a_pool_that_does_not_exist_has_no_quota(overlay, find):
         }
     assert quotas["onprem"] == {"cpu": 0, "gpu": 4, "gpu-spot": 0}
     assert quotas["eks"] == quotas["gke"] == {"cpu": 0, "gpu": 4, "gpu-spot": 8}
+
+
+@pytest.mark.parametrize("name", ["eks", "gke", "onprem"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_every_stage_fits_its_pool(overlay, find, name, profile):
+    resources = load_resources(load_profile(profile).get("resources", {}))
+    (group,) = find(overlay(name), "ClusterQueue", "fpnas")["spec"]["resourceGroups"]
+    quotas = {
+        flavor["name"]: {item["name"]: item["nominalQuota"] for item in flavor["resources"]}
+        for flavor in group["flavors"]
+    }
+    too_large = {
+        stage
+        for stage, own in resources.stages.items()
+        for resource, needed in (
+            ("cpu", own.cpu),
+            ("memory", own.memory),
+            ("ephemeral-storage", own.scratch),
+            ("nvidia.com/gpu", own.gpus),
+        )
+        if capacity.quantity(needed) > capacity.quantity(quotas[own.pool][resource])
+    }
+    # Without spot machines a search of the profile "paper" needs another pool.
+    searches = {"coarse", "fine"} if (name, profile) == ("onprem", "paper") else set()
+    assert too_large == searches
+
+
+def test_kind_has_room_for_every_stage_of_a_laptop(overlay, find):
+    manifests = overlay("kind")
+    services = capacity.services(manifests)
+    hard = find(manifests, "ResourceQuota", "fpnas")["spec"]["hard"]
+    for own in load_resources({}).stages.values():
+        for kind in ("requests", "limits"):
+            for resource, needed in (("cpu", own.cpu), ("memory", own.memory)):
+                name = f"{kind}.{resource}"
+                # Two stages run beside each other: train and distill.
+                assert services[name] + 2 * capacity.quantity(needed) <= capacity.quantity(
+                    hard[name]
+                )
 
 
 def test_kind_s_node_is_in_the_cpu_pool():
