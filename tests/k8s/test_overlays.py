@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
+from pipelines import names
 from pipelines.plan import load_profile
 from pipelines.resources import load_resources
-from validation import capacity, kustomize, network
+from validation import capacity, kustomize, network, references
 from validation.__main__ import check
 from validation.objects import RUN_TIME_PODS, of_kind, pods
 
@@ -26,20 +27,23 @@ def test_an_overlay_passes_all_checks(overlay, name):
     assert check(overlay(name)) == []
 
 
-@pytest.mark.parametrize("names", list(kustomize.combinations()), ids="+".join)
-def test_components_can_be_combined(names):
-    assert check(kustomize.build_base(names)) == []
+@pytest.mark.parametrize("components", list(kustomize.combinations()), ids="+".join)
+def test_components_can_be_combined(components):
+    assert check(kustomize.build_base(components)) == []
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_has_the_names_that_stages_use(overlay, find, name):
     manifests = overlay(name)
-    assert find(manifests, "ServiceAccount", "fpnas-pipeline")["metadata"]["namespace"] == "fpnas"
-    assert {"S3_ENDPOINT_URL", "FPNAS_STORAGE", "MLFLOW_TRACKING_URI"} <= set(
-        find(manifests, "ConfigMap", "fpnas-storage")["data"]
+    assert (
+        find(manifests, "ServiceAccount", names.SERVICE_ACCOUNT)["metadata"]["namespace"] == "fpnas"
     )
+    assert set(names.STORAGE_KEYS) <= set(
+        find(manifests, "ConfigMap", names.STORAGE_CONFIG_MAP)["data"]
+    )
+    assert references.SECRETS[names.S3_SECRET] == set(names.S3_SECRET_KEYS)
     if name != "kind":  # a laptop has one pool and no queue
-        assert find(manifests, "LocalQueue", "fpnas")["metadata"]["namespace"] == "fpnas"
+        assert find(manifests, "LocalQueue", names.QUEUE)["metadata"]["namespace"] == "fpnas"
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
