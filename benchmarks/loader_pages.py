@@ -14,15 +14,15 @@ _FIRST, _LATER, _CPU = "first_images_per_second", "later_images_per_second", "cp
 _HEAD = """# The input pipeline
 
 Made by `make bench-loader`; figures of [loader.csv](loader.csv), which also holds the commit, the
-versions and the machine's load. Pictures per second, medians over the repeats. The readers of
-one command take turns; those that were measured by commands of their own met another load, which
-the last column shows. All give the same batches (random resized crop, mirrored, uint8), with two decoding threads
-(ours) or two persistent worker processes (theirs). *First epoch* decodes, and includes every start:
-of threads and workers and, from S3, fetching all shards into an empty cache; a later epoch of ours
-takes kept pictures, except in the row without memory. *times* compares with ImageFolder's first
-epoch, from disk, repeat by repeat. *CPU* is microseconds of all processes (but the S3 server) for a
-picture, over both epochs: what else runs on the machine changes it least, so where the load is
-above the number of cores it says more than pictures per second.
+versions and the machine's load. Pictures per second, medians over the repeats. The readers of one
+command take turns; those that were measured by commands of their own met another load, which the
+last column shows. All give the same batches (random resized crop, mirrored, uint8), with two
+decoding threads (ours) or two persistent worker processes (theirs). *First epoch* decodes, and
+includes every start: of threads and workers and, from S3, fetching all shards into an empty cache;
+a later epoch of ours takes kept pictures, except in the row without memory. *times* compares with
+ImageFolder's first epoch, from disk, repeat by repeat. *CPU* is microseconds of all processes (but
+the S3 server) for a picture, over both epochs: what else runs on the machine changes it least, so
+where the load is above the number of cores it says more than pictures per second.
 
 """
 _COLUMNS = "| reader | first epoch | times | later epoch | CPU, us | times | repeats | load |"
