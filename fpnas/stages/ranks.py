@@ -24,7 +24,10 @@ _GRACE_SECONDS = 5
 
 
 class NullRun:
-    """Takes what a companion would log, and drops it: rank 0 logs it."""
+    """Takes what a companion would log or write, and drops it: rank 0 does both."""
+
+    def __init__(self) -> None:
+        self.bill: dict[str, Any] = {}
 
     def __getattr__(self, _name: str) -> Any:
         return lambda *_args, **_kwargs: None

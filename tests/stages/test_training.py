@@ -10,6 +10,7 @@ import pytest
 from fpnas.data import Dataset, ImageLoader
 from fpnas.errors import DivergedError, InputError
 from fpnas.stages.batches import Batches, share_unreadable
+from fpnas.stages.ranks import NullRun
 from fpnas.stages.training import load_model
 from fpnas.storage import CheckpointSlot
 
@@ -106,3 +107,10 @@ def test_every_process_learns_what_the_others_could_not_read(pictures):
     batches = Batches(loader, "cpu")
     share_unreadable(batches, Two())
     assert loader.unreadable.reasons == {7: "spoilt", 2: "on another process"}
+
+
+def test_a_companion_may_write_into_its_bill_and_nothing_comes_of_it():
+    nothing = NullRun()
+    nothing.bill["resumed"] = True  # as a stage does that goes on from a checkpoint
+    assert nothing.write_json("model.json", {}) is None
+    assert NullRun().bill == {}
