@@ -15,7 +15,17 @@ from rich.table import Table
 
 from fpnas import __version__
 from fpnas.errors import FpnasError, InputError
-from fpnas.search.options import STRATEGIES
+from pipelines.commands import add_cluster_commands
+from pipelines.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    ProfileOption,
+    SeedOption,
+    SetOption,
+    SpaceOption,
+    StrategyOption,
+)
 
 app = typer.Typer(
     name="fpnas",
@@ -27,31 +37,9 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
+add_cluster_commands(app)
 
 _console = Console(stderr=True)
-
-SpaceOption = Annotated[str, typer.Option("--space", help="A search space, or a YAML file.")]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Operating point; the space's first by default.")
-]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data", help="digits, cifar10, imagenette, a folder, an archive, or s3://bucket/prefix."
-    ),
-]
-ProfileOption = Annotated[
-    str, typer.Option("--profile", help="smoke, laptop, paper, or a YAML file.")
-]
-StrategyOption = Annotated[
-    str, typer.Option("--strategy", help=f"How to search: {', '.join(STRATEGIES)}.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="section.key=value over the profile; may be repeated."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.callback()

@@ -1,0 +1,285 @@
+"""Kubeflow Pipelines over HTTP: whatever happens to an answer, nothing is made twice.
+
+KFP's own client waits without end for a server that is silent, and repeats nothing or everything.
+Here reading is repeated, and making something is followed by a look when its answer was lost.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fpnas.errors import FpnasError, InputError, ServiceDownError
+
+_TIMEOUT_SECONDS = (5, 30)  # to connect, and between two bytes of an answer
+_LOOKS_SECONDS = (0.5, 2.0, 5.0)  # waits before looking for what a lost answer may have made
+_NOT_TAKEN = (429, 503)  # the server says that it did nothing
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+_MADE_AGAIN = ("FAILED", "CANCELED", "CANCELING")
+
+
+class Server:
+    """An API server of Kubeflow Pipelines.
+
+    Args:
+        endpoint: Its address, such as ``https://kubeflow.example.com/pipeline``.
+        token: Sent as a bearer token when given.
+        namespace: Of a server with several users.
+        wait: Sleeps; a test gives its own.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: str = "",
+        namespace: str | None = None,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3 import Retry
+
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                "KF_PIPELINES_ENDPOINT",
+                parts.hostname or endpoint or "(empty)",
+                "is not the address of a server",
+                legal="http://... or https://...",
+                fix="kubectl port-forward -n kubeflow svc/ml-pipeline 8888, and http://localhost:8888",
+            )
+        self._endpoint, self._namespace, self._wait = endpoint.rstrip("/"), namespace, wait
+        self.name = f"{parts.scheme}://{parts.hostname}"  # without what may be a password
+        self._session = requests.Session()
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        retry = Retry(
+            total=4,
+            backoff_factor=0.2,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods={"GET"},
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+
+    def check(self) -> None:
+        """Checks that the server answers, and that it knows what this SDK compiles.
+
+        Raises:
+            ServiceDownError: It does not answer.
+            InputError: It is older than the SDK, or refuses the token.
+        """
+        found = self._get("v2beta1/healthz", missing=None)
+        own = importlib.metadata.version("kfp")
+        tag = (self._get("v1beta1/healthz", missing={}) or {}).get("tag_name", "")
+        numbers = re.match(r"v?(\d+)\.(\d+)", tag)
+        older = numbers and tuple(map(int, numbers.groups())) < _minor(own)
+        if found is None or older:
+            raise InputError(
+                "KF_PIPELINES_ENDPOINT",
+                self.name,
+                f"has KFP {tag or '1'}, older than the SDK {own} that compiles for it",
+                fix=f"upgrade the server to {own}, or install kfp of the server's version",
+            )
+
+    def experiment(self, name: str) -> str:
+        """The identifier of an experiment, which is made when there is none."""
+        body = {"display_name": name, **self._of_namespace()}
+
+        def look() -> dict[str, Any] | None:
+            return next(iter(self._named("experiments", name, self._of_namespace())), None)
+
+        found = look() or self._make("experiments", body, look)
+        return str(found["experiment_id"])
+
+    def runs(self, name: str, experiment: str) -> list[dict[str, Any]]:
+        """The runs of a name, the newest first."""
+        return self._named("runs", name, {"experiment_id": experiment})
+
+    def run(self, identifier: str) -> dict[str, Any]:
+        """A run with its tasks."""
+        found = self._get(f"v2beta1/runs/{identifier}")
+        assert found is not None
+        return found
+
+    def submit(
+        self, name: str, experiment: str, body: Mapping[str, Any], *, again: bool = False
+    ) -> tuple[dict[str, Any], bool]:
+        """Makes a run, unless one of its name is under way or has succeeded.
+
+        Args:
+            name: Derived from the plan, so that equal plans have equal names.
+            experiment: Identifier.
+            body: The rest of the run.
+            again: Make another one even after success.
+
+        Returns:
+            The run, and whether it was made now.
+
+        Raises:
+            ServiceDownError: It is not known whether it was made; the same call finds out.
+        """
+        before = self.runs(name, experiment)
+        replaced = (*_MADE_AGAIN, "SUCCEEDED") if again else _MADE_AGAIN
+        for run in before:
+            if run.get("state", "PENDING") not in replaced:
+                return run, False
+        known = {run["run_id"] for run in before}
+
+        def look() -> dict[str, Any] | None:
+            return next((r for r in self.runs(name, experiment) if r["run_id"] not in known), None)
+
+        made = self._make("runs", {"display_name": name, "experiment_id": experiment, **body}, look)
+        return made, True
+
+    def schedule(
+        self, name: str, experiment: str, cron: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """Makes a recurring run, unless there is one of its name.
+
+        Raises:
+            InputError: There is one with another schedule.
+        """
+
+        def look() -> dict[str, Any] | None:
+            found = self._named("recurringruns", name, {"experiment_id": experiment})
+            return next(iter(found), None)
+
+        found = look()
+        if found is not None:
+            other = found.get("trigger", {}).get("cron_schedule", {}).get("cron")
+            if other != cron:
+                raise InputError(
+                    "CRON",
+                    cron,
+                    f"differs from {other}, the schedule of {name}",
+                    fix="run fpnas schedule with --remove first",
+                )
+            return found, False
+        trigger = {"cron_schedule": {"cron": cron}}
+        more = {"trigger": trigger, "mode": "ENABLE", "max_concurrency": "1", "no_catchup": True}
+        whole = {"display_name": name, "experiment_id": experiment, **more, **body}
+        return self._make("recurringruns", whole, look), True
+
+    def unschedule(self, name: str, experiment: str) -> list[str]:
+        """Deletes the recurring runs of a name; their identifiers."""
+        found = self._named("recurringruns", name, {"experiment_id": experiment})
+        for item in found:
+            path = f"v2beta1/recurringruns/{item['recurring_run_id']}"
+            response = self._send("DELETE", path)
+            if response is None or not (response.ok or response.status_code == 404):
+                raise self._failure(response, f"delete {path}")
+        return [item["recurring_run_id"] for item in found]
+
+    def cancel(self, identifier: str) -> dict[str, Any]:
+        """Stops a run; one that has ended stays as it is."""
+
+        def look() -> dict[str, Any] | None:
+            run = self.run(identifier)
+            return run if run.get("state") in (*ENDED, "CANCELING") else None
+
+        if look() is None:
+            self._make(f"runs/{identifier}:terminate", {}, look)
+        return self.run(identifier)
+
+    def wait(self, identifier: str, pause_seconds: float = 15.0) -> dict[str, Any]:
+        """Waits for the end of a run, and lives through a server that is away for a while.
+
+        Raises:
+            ServiceDownError: The server was away for 40 looks in a row; the run goes on.
+        """
+        missed = 0
+        while True:
+            try:
+                run = self.run(identifier)
+                missed = 0
+            except ServiceDownError:
+                missed += 1
+                if missed == 40:
+                    raise
+            else:
+                if run.get("state") in ENDED:
+                    return run
+            self._wait(pause_seconds)
+
+    def _make(
+        self, path: str, body: Mapping[str, Any], look: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        response = None
+        for _ in range(3):
+            response = self._send("POST", f"v2beta1/{path}", body)
+            if response is not None and response.ok:
+                return dict(response.json())
+            status = None if response is None else response.status_code
+            if status is not None and status < 500 and status not in (409, 429):
+                break
+            # The answer is lost or an error: what was asked for may exist all the same.
+            for seconds in _LOOKS_SECONDS:
+                self._wait(seconds)
+                found = look()
+                if found is not None:
+                    return found
+            if status not in _NOT_TAKEN:
+                break
+        raise self._failure(response, f"make {path.partition('/')[0]}")
+
+    def _named(self, kind: str, name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
+        predicate = {"key": "display_name", "operation": "EQUALS", "string_value": name}
+        query = {"filter": json.dumps({"predicates": [predicate]}), "page_size": "100"}
+        found = self._get(f"v2beta1/{kind}", {**query, "sort_by": "created_at desc", **where}) or {}
+        listed = found.get({"recurringruns": "recurringRuns"}.get(kind, kind), [])
+        return [item for item in listed if item.get("display_name") == name]
+
+    def _of_namespace(self) -> dict[str, str]:
+        return {"namespace": self._namespace} if self._namespace else {}
+
+    def _get(
+        self, path: str, query: Mapping[str, str] | None = None, missing: Any = FpnasError
+    ) -> dict[str, Any] | None:
+        response = self._send("GET", path, query=query)
+        if response is not None and response.status_code == 404 and missing is not FpnasError:
+            return missing  # type: ignore[no-any-return]
+        if response is None or not response.ok:
+            raise self._failure(response, f"read {path}")
+        return dict(response.json())
+
+    def _send(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None
+    ) -> Any:
+        """Sends a request; None when no whole answer came."""
+        import requests
+
+        url = f"{self._endpoint}/apis/{path}"
+        try:
+            return self._session.request(
+                method, url, json=body, params=query, timeout=_TIMEOUT_SECONDS
+            )
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError):
+            return None
+
+    def _failure(self, response: Any, doing: str) -> FpnasError:
+        if response is None:
+            return ServiceDownError(
+                f"KFP at {self.name} did not answer to {doing}. The same command looks first what "
+                "there is, and makes nothing twice."
+            )
+        if response.status_code in (401, 403):
+            return InputError(
+                "KF_PIPELINES_SA_TOKEN_PATH",
+                response.status_code,
+                f"is what KFP answered to {doing}",
+                fix="give a token whose account may do this (k8s/base/roles.yaml)",
+            )
+        message = f"KFP at {self.name} answered {response.status_code} to {doing}: "
+        message += response.text[:500]
+        return (ServiceDownError if response.status_code >= 500 else FpnasError)(message)
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])

@@ -1,0 +1,32 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fpnas.search.options import STRATEGIES
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A search space, or a YAML file.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Operating point; the space's first by default.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", help="digits, cifar10, imagenette, a folder, an archive, or s3://bucket/prefix."
+    ),
+]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="smoke, laptop, paper, or a YAML file.")
+]
+StrategyOption = Annotated[
+    str, typer.Option("--strategy", help=f"How to search: {', '.join(STRATEGIES)}.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value over the profile; may be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
