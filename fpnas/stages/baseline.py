@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from fpnas.architecture import Architecture
     from fpnas.data.dataset import Dataset
     from fpnas.stages.base import RunInfo, StageContext
-    from fpnas.training.evaluation import Evaluation
 
 RANDOM = "random"
 
@@ -95,10 +93,11 @@ def run(context: StageContext) -> None:
     trainer = bench.trainer(network, config.recipe, label_loss(config.recipe))
     evaluation = train(context, trainer, saved=state, kept=candidates)
     write_model(context, bench, trainer, evaluation)
-    info = context.output.path("model.json").read_text(encoding="utf-8")
-    speed = measure_model(trainer.final_network, json.loads(info))
+    model = json.loads(context.output.path("model.json").read_text(encoding="utf-8"))
+    speed = measure_model(trainer.final_network, model)
     context.output.write_json("speed.json", speed)
-    summary = _summary(config, architecture, dataset.num_classes, evaluation, candidates)
+    scores = {**model["evaluation"], "calibration_error": model["calibration_error"]}
+    summary = _summary(config, architecture, dataset.num_classes, scores, candidates)
     context.output.write_json("summary.json", summary)
     context.output.bill["num_candidates"] = len(candidates)
     before = context.inputs["dataset"].bill.get("seconds", 0.0)
@@ -153,7 +152,7 @@ def _summary(
     config: Config,
     architecture: AnyArchitecture,
     num_classes: int,
-    evaluation: Evaluation,
+    scores: Mapping[str, float],
     candidates: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The same document as a search's, without search and distillation."""
@@ -168,7 +167,7 @@ def _summary(
             "target_macs": config.space.target_macs if config.space else None,
         },
         "search": None,
-        "train": asdict(evaluation),
+        "train": scores,
         "distill": None,
         "best": "trained",
     }

@@ -66,7 +66,9 @@ def test_the_document_has_the_figures_of_a_search_but_no_search(trained, finishe
     for name, result in results.items():
         assert set(searched) <= set(result)
         assert (result["search"], result["distill"], result["report"]) == (None, None, None)
-        assert result["train"] == stored(workplace, result, "model.json")["evaluation"]
+        model = stored(workplace, result, "model.json")
+        scores = {**model["evaluation"], "calibration_error": model["calibration_error"]}
+        assert result["train"] == scores
         assert result["baseline"]["name"] == name
         assert result["stages"][0]["artifact"] == searched["stages"][0]["artifact"]
     network = build_named(NamedArchitecture.parse(NAME, 16), 10)
@@ -99,7 +101,8 @@ def test_it_stands_beside_the_searches(trained, finished):
         assert parent.data.tags["fpnas.kind"] == "baseline"
         assert parent.data.tags["fpnas.baseline"] == name
         assert parent.data.metrics["top1"] == result["train"]["top1"]
-        shared = {"top1", "top5", "macs", "params", "latency_ms", "total_seconds"}
+        shared = {"top1", "top5", "calibration_error", "macs", "params", "latency_ms"}
+        shared |= {"throughput_images_per_s", "total_seconds"}
         assert shared <= set(metrics) & set(parent.data.metrics)
     rows = json.loads(workplace.call("compare", "--json"))
     tops = {row["run"]: row["top1"] for row in rows}
