@@ -157,8 +157,8 @@ def _summarize(plan: BaselinePlan, outcomes: Mapping[str, Outcome], store: Store
     artifact = store.open(outcomes["baseline"].artifact or "")
     summary = artifact.read_json("summary.json")
     place = tracking.initialise()
-    speed = artifact.read_json("speed.json")
-    bills = {name: store.open(outcome.artifact or "").bill for name, outcome in outcomes.items()}
+    bills = {n: dict(store.open(outcome.artifact or "").bill) for n, outcome in outcomes.items()}
+    speed = bills["baseline"].pop("speed")
     if outcomes["baseline"].cached:  # made under another MLflow, perhaps
         seconds = {name: float(bill["seconds"]) for name, bill in bills.items()}
         log_parent(plan.info, summary, seconds, speed)

@@ -189,7 +189,8 @@ def summarize(
     registration = report.read_json("registration.json")
     (directory / "report.html").write_bytes(report.fetch("report.html").read_bytes())
     place = tracking.initialise()
-    bills = {name: store.open(outcome.artifact or "").bill for name, outcome in outcomes.items()}
+    bills = {n: dict(store.open(outcome.artifact or "").bill) for n, outcome in outcomes.items()}
+    speed = bills["register"].pop("speed")
     return {
         "run_id": info.run_id,
         "space": info.space,
@@ -201,7 +202,7 @@ def summarize(
         "search": summary["search"] and {**summary["search"], **_search_bill(bills)},
         "train": summary["train"],
         "distill": summary["distill"],
-        "speed": report.read_json("speed.json"),
+        "speed": speed,
         "registered_model": {key: registration[key] for key in ("name", "version", "aliases")},
         "mlflow": {
             "tracking_uri": place.uri,

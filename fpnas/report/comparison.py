@@ -39,7 +39,7 @@ class ComparedRun:
         bill: Of the search: ``num_samples``, ``num_steps``, ``num_forwards``, ``num_backwards``,
             ``seconds``, ``peak_memory_bytes``; empty without a search.
         stage_seconds: By stage.
-        speed: ``speed.json``, see :func:`fpnas.training.speed.measure_everywhere`.
+        speed: From :func:`fpnas.training.speed.measure_everywhere`.
         missing: What could not be read, a sentence each.
     """
 

@@ -95,7 +95,7 @@ def run(context: StageContext) -> None:
     write_model(context, bench, trainer, evaluation)
     model = json.loads(context.output.path("model.json").read_text(encoding="utf-8"))
     speed = measure_model(trainer.final_network, model)
-    context.output.write_json("speed.json", speed)
+    context.output.bill["speed"] = speed
     scores = {**model["evaluation"], "calibration_error": model["calibration_error"]}
     summary = _summary(config, architecture, dataset.num_classes, scores, candidates)
     context.output.write_json("summary.json", summary)
@@ -185,7 +185,7 @@ def log_parent(
         info: Names the run.
         summary: ``summary.json``.
         seconds: That each stage took.
-        speed: ``speed.json``.
+        speed: From :func:`fpnas.stages.measuring.measure_model`.
     """
     from fpnas.stages.headline import log_headline
     from fpnas.stages.tracked import parent_run

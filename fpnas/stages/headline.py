@@ -34,7 +34,7 @@ def log_headline(
         summary: ``architecture``, ``train``, and ``search`` and ``distill``, which may be None;
             see :meth:`fpnas.stages.reporting.Findings.summary`.
         seconds: That each stage took, by its name.
-        speed: ``speed.json``, from :func:`fpnas.training.speed.measure_everywhere`.
+        speed: From :func:`fpnas.stages.measuring.measure_model`.
     """
     search = summary["search"]
     run.log_metrics(

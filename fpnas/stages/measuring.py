@@ -21,8 +21,9 @@ def measure_model(
         exported: Its exported files; the ONNX files among them are measured too.
 
     Returns:
-        ``speed.json``: what :func:`fpnas.training.speed.measure_everywhere` gives, and the
-        ``other_cores`` that were busy with something else.
+        What :func:`fpnas.training.speed.measure_everywhere` gives, and the ``other_cores`` that
+        were busy with something else. It belongs into the bill: a digest identifies what does not
+        differ from run to run.
     """
     from fpnas.networks.network import Classifier
     from fpnas.stages.load import OtherLoad

@@ -31,8 +31,8 @@ class Config(StageConfig):
 def run(context: StageContext) -> None:
     """Writes what is known of the run, and registers its better model.
 
-    ``summary.json``, ``exported/`` (see :mod:`fpnas.stages.exporting`), ``speed.json``,
-    ``registration.json`` and ``report.html``.
+    ``summary.json``, ``exported/`` (see :mod:`fpnas.stages.exporting`), ``registration.json`` and
+    ``report.html``; the model's speed goes into the bill.
     """
     from fpnas.stages.headline import log_headline
     from fpnas.stages.measuring import measure_model
@@ -49,7 +49,7 @@ def run(context: StageContext) -> None:
     context.progress(2, 6, "measuring latency and throughput")
     files = sorted(_exported(context).iterdir()) if exported else []
     speed = measure_model(*load_model(context.inputs[findings.best]), files)
-    context.output.write_json("speed.json", speed)
+    context.output.bill["speed"] = speed
     context.progress(3, 6, "registering the model")
     registration = register(context, findings.best, summary, speed, files)
     context.output.write_json("registration.json", registration)

@@ -31,7 +31,7 @@ def register(
         context: Of the stage; its configuration has the name.
         best: Role of the model.
         summary: See :meth:`fpnas.stages.reporting.Findings.summary`.
-        speed: ``speed.json``.
+        speed: From :func:`fpnas.stages.measuring.measure_model`.
         files: Other formats of the model, stored beside it.
 
     Returns:

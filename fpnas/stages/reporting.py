@@ -139,7 +139,7 @@ def render(
         findings: Of the stages before.
         context: Of the stage.
         registration: ``registration.json``.
-        speed: ``speed.json``.
+        speed: From :func:`fpnas.stages.measuring.measure_model`.
         exported: ``exported/export.json``; None when nothing was exported.
 
     Returns:

@@ -64,9 +64,9 @@ def stored(workplace, result, name):
 
 
 def digests(workplace, result):
-    """Of everything that the stage made, but for what a stop watch says."""
+    """Of everything that the stage made."""
     files = stored(workplace, result, "manifest.json")["files"]
-    return {name: info["sha256"] for name, info in files.items() if name != "speed.json"}
+    return {name: info["sha256"] for name, info in files.items()}
 
 
 def test_the_document_has_the_figures_of_a_search_but_no_search(trained, finished):
