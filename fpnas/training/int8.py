@@ -27,7 +27,8 @@ _WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 class Int8Recipe:
     """What is quantized, and how the ranges of activations are found.
 
-    The defaults are our choice; ``benchmarks/int8.py`` measures what each way of doing it costs.
+    The defaults are our choice. ``results/int8.csv`` has ten ways over nine networks: their mean
+    losses of top-1 lie within 0.22 points, less than one picture in 359, so none is better.
 
     Attributes:
         calibration: ``minmax`` takes the extremes, ``percentile`` cuts at :attr:`percentile`,
