@@ -16,6 +16,7 @@ from rich.table import Table
 from fpnas import __version__
 from fpnas.errors import FpnasError, InputError
 from pipelines.commands import add_cluster_commands
+from pipelines.model_commands import add_model_commands
 from pipelines.options import (
     DataOption,
     JsonOption,
@@ -25,6 +26,7 @@ from pipelines.options import (
     SetOption,
     SpaceOption,
     StrategyOption,
+    print_json,
 )
 
 app = typer.Typer(
@@ -37,7 +39,6 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
-add_cluster_commands(app)
 
 _console = Console(stderr=True)
 
@@ -100,7 +101,7 @@ def run(
         request = Request(**options)
     result = run_pipeline(request, _console)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         from pipelines.summary import print_summary
 
@@ -140,7 +141,7 @@ def baseline(
     )
     result = run_baseline(name, request, _console)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         print_baseline(result, Console())
 
@@ -227,7 +228,7 @@ def stage(
     if output is not None:
         output.write_text(artifact.uri, encoding="utf-8")
     if as_json:
-        _print_json({"uri": artifact.uri, "digest": artifact.digest, "cached": cached})
+        print_json({"uri": artifact.uri, "digest": artifact.digest, "cached": cached})
     else:
         typer.echo(artifact.uri)
 
@@ -239,7 +240,7 @@ def space_list(as_json: JsonOption = False) -> None:
 
     files = [load_space(name) for name in available_spaces()]
     if as_json:
-        _print_json([{"name": f.name, "models": list(f.models)} for f in files])
+        print_json([{"name": f.name, "models": list(f.models)} for f in files])
         return
     table = Table("space", "models", "description")
     for file in files:
@@ -262,7 +263,7 @@ def space_show(
 
     summary = summarize_space(load_space(name), input_size=input_size, num_classes=num_classes)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_space(summary, Console())
 
@@ -275,7 +276,7 @@ def doctor(as_json: JsonOption = False) -> None:
     found = checks(os.environ)
     failed = any(check.status == "fail" for check in found)
     if as_json:
-        _print_json(
+        print_json(
             [{"name": c.name, "status": c.status, "detail": c.detail, "fix": c.fix} for c in found]
         )
     else:
@@ -286,120 +287,6 @@ def doctor(as_json: JsonOption = False) -> None:
             table.add_row(check.name, status, check.detail, check.fix)
         Console().print(table)
     raise typer.Exit(1 if failed else 0)
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[str] | None, typer.Argument(help="Run names; all by default.")] = None,
-    models: Annotated[
-        str | None, typer.Option("--models", help="Runs of these operating points, such as s1,l0.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="A folder for comparison.csv and comparison.html."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare finished runs of this machine: a table, and with --output a CSV file and a page."""
-    from fpnas.report.table import comparison_table, comparison_view
-    from pipelines.compare import chosen_results, write_comparison
-    from pipelines.results import comparison_row
-
-    results = chosen_results(runs, models)
-    files = write_comparison(results, output) if output is not None else []
-    rows = [comparison_row(result) for result in results]
-    if as_json:
-        _print_json(rows)
-    else:
-        Console().print(comparison_view(comparison_table(rows)))
-    for path in files:
-        _console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def register(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run whose models are trained.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Finish a run whose registry was away: measure, register, report.
-
-    The same model is never registered twice. With another MLFLOW_TRACKING_URI it is registered
-    there as well.
-    """
-    from pipelines.register import register_run
-    from pipelines.summary import print_summary
-
-    result = register_run(run_name)
-    if as_json:
-        _print_json(result)
-    else:
-        print_summary(result, Console())
-
-
-@app.command()
-def export(
-    run_name: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A finished run; the latest by default.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")] = Path("exported"),
-    opset: Annotated[
-        int | None, typer.Option("--opset", help="Of ONNX; torch's default otherwise.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a run's better model as torch.export, ONNX and int8 ONNX, each checked."""
-    from fpnas.report.table import exported_table
-    from pipelines.export import export_run
-
-    written = export_run(run_name, output, opset)
-    if as_json:
-        _print_json(written)
-        return
-    Console().print(exported_table(written["files"]))
-    _console.print(
-        f"{written['run']} ({written['model']}) in {output}; try it: "
-        f"fpnas predict --model {output / 'model.onnx'} IMAGE...",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP and others.")],
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="What fpnas export wrote; the latest run's model by default."),
-    ] = None,
-    number: Annotated[int, typer.Option("--top", min=1, help="Classes to name.")] = 5,
-    as_json: JsonOption = False,
-) -> None:
-    """Name the most probable classes of pictures."""
-    from fpnas.training.inference import load, read_pictures, top_classes
-    from pipelines.export import latest_model
-
-    if model is not None and not model.is_file():
-        raise InputError("--model", model, "is not a file", fix="write one with fpnas export")
-    if model is None:
-        with latest_model() as path:
-            run, card = load(path)
-    else:
-        run, card = load(model)
-    found = top_classes(run, card, read_pictures(images, card), number)
-    if as_json:
-        _print_json(
-            [
-                {"image": str(path), "classes": [{"name": n, "probability": p} for n, p in row]}
-                for path, row in zip(images, found, strict=True)
-            ]
-        )
-        return
-    table = Table("picture", "class", "probability")
-    for path, row in zip(images, found, strict=True):
-        for place, (name, probability) in enumerate(row):
-            table.add_row("" if place else str(path), name, f"{probability:.1%}")
-        table.add_section()
-    Console().print(table)
 
 
 @app.command()
@@ -421,8 +308,9 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))
+# After the others, as fpnas --help lists them.
+add_model_commands(app)
+add_cluster_commands(app)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Options that several commands have."""
+"""What several commands share: options, and how they print."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -30,3 +31,8 @@ SetOption = Annotated[
     typer.Option("--set", help="section.key=value over the profile; may be repeated."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2))
