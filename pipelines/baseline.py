@@ -16,13 +16,11 @@ from fpnas.report.table import format_count, format_macs, format_percent
 from fpnas.space import load_space
 from fpnas.stages.base import BASELINE_STAGES, RunInfo
 from fpnas.stages.config import StageConfig
-from fpnas.storage import Store, connect, home_directory
-from pipelines.display import Display
-from pipelines.files import write_json
-from pipelines.local import Outcome, run_local
+from fpnas.storage import Store
+from pipelines.local import Outcome
 from pipelines.plan import Request, absolute, apply_overrides, load_profile, resolve_space
 from pipelines.resources import ResourceTable, check_processes, load_resources
-from pipelines.run import check, only_one, same_terminal, services, stage_entries
+from pipelines.run import carry_out, stage_entries
 
 _RANDOM = "random"
 
@@ -130,26 +128,12 @@ def run_baseline(name: str, request: Request, console: Console) -> dict[str, Any
         InputError: Before any work.
         FpnasError: A stage failed, or was stopped.
     """
-    plan = plan_baseline(name, request)
-    home = home_directory()
-    with services(home):
-        store = connect()
-        check(plan.configs, store)
-        directory = home / "runs" / plan.info.run_id
-        with only_one(directory):
-            write_json(directory / "run.json", plan.to_json())
-            console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
-            with same_terminal(console) as own:
-                display = Display(own, tuple(BASELINE_STAGES))
-                outcomes = run_local(
-                    plan.parameters(), directory, display, plan.pipeline, BASELINE_STAGES
-                )
-            result = _summarize(plan, outcomes, store)
-            write_json(directory / "result.json", result)
-    return result
+    return carry_out(plan_baseline(name, request), BASELINE_STAGES, _summarize, console)
 
 
-def _summarize(plan: BaselinePlan, outcomes: Mapping[str, Outcome], store: Store) -> dict[str, Any]:
+def _summarize(
+    info: RunInfo, outcomes: Mapping[str, Outcome], store: Store, _directory: Path
+) -> dict[str, Any]:
     from fpnas import tracking
     from fpnas.stages.baseline import log_parent
     from fpnas.stages.tracked import parent_run_id
@@ -161,13 +145,13 @@ def _summarize(plan: BaselinePlan, outcomes: Mapping[str, Outcome], store: Store
     speed = bills["baseline"].pop("speed")
     if outcomes["baseline"].cached:  # made under another MLflow, perhaps
         seconds = {name: float(bill["seconds"]) for name, bill in bills.items()}
-        log_parent(plan.info, summary, seconds, speed)
+        log_parent(info, summary, seconds, speed)
     return {
-        "run_id": plan.info.run_id,
-        "space": plan.info.space,
-        "model": plan.info.model,
-        "profile": plan.info.profile,
-        "seed": plan.info.seed,
+        "run_id": info.run_id,
+        "space": info.space,
+        "model": info.model,
+        "profile": info.profile,
+        "seed": info.seed,
         "stages": stage_entries(outcomes, bills),
         **{key: summary[key] for key in ("baseline", "architecture", "search", "train", "distill")},
         "speed": speed,
@@ -175,10 +159,10 @@ def _summarize(plan: BaselinePlan, outcomes: Mapping[str, Outcome], store: Store
         "mlflow": {
             "tracking_uri": place.uri,
             "experiment_id": place.experiment_id,
-            "run_id": parent_run_id(plan.info),
+            "run_id": parent_run_id(info),
         },
         "report": None,
-        "command": plan.info.command,
+        "command": info.command,
     }
 
 

@@ -6,21 +6,43 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from fpnas.errors import InputError
 from fpnas.packages import EXPORT_PACKAGES, require
-from fpnas.stages.base import STAGES, RunInfo
+from fpnas.stages.base import STAGES, RunInfo, Stage
 from fpnas.stages.config import StageConfig
 from fpnas.storage import Store, connect, home_directory
 from pipelines.display import Display
 from pipelines.files import write_json
 from pipelines.local import Outcome, run_local
 from pipelines.plan import Request, make_plan
+
+
+class LocalPlan(Protocol):
+    """What a pipeline run is made of; see :class:`pipelines.plan.Plan`."""
+
+    @property
+    def info(self) -> RunInfo:
+        """Names the run."""
+
+    @property
+    def configs(self) -> Mapping[str, StageConfig]:
+        """The configuration of every stage."""
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name in :mod:`pipelines.definition`."""
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters of the pipeline."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept in the run's folder."""
 
 
 def run(request: Request, console: Console) -> dict[str, Any]:
@@ -37,7 +59,30 @@ def run(request: Request, console: Console) -> dict[str, Any]:
         InputError: Before any work.
         FpnasError: A stage failed, or was stopped.
     """
-    plan = make_plan(request)
+    return carry_out(make_plan(request), STAGES, summarize, console)
+
+
+def carry_out(
+    plan: LocalPlan,
+    stages: Mapping[str, Stage],
+    summarized: Callable[[RunInfo, Mapping[str, Outcome], Store, Path], dict[str, Any]],
+    console: Console,
+) -> dict[str, Any]:
+    """Runs a pipeline with the local engine, and keeps what it ran and what came out.
+
+    Args:
+        plan: What to run.
+        stages: Of its pipeline, by name.
+        summarized: Makes the JSON document of what became of the stages.
+        console: Where progress goes.
+
+    Returns:
+        The JSON document.
+
+    Raises:
+        InputError: Before any work.
+        FpnasError: A stage failed, or was stopped.
+    """
     home = home_directory()
     with services(home):
         store = connect()
@@ -47,8 +92,9 @@ def run(request: Request, console: Console) -> dict[str, Any]:
             write_json(directory / "run.json", plan.to_json())
             console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
             with same_terminal(console) as own:
-                outcomes = run_local(plan.parameters(), directory, Display(own, tuple(STAGES)))
-            result = summarize(plan.info, outcomes, store, directory)
+                display = Display(own, tuple(stages))
+                outcomes = run_local(plan.parameters(), directory, display, plan.pipeline, stages)
+            result = summarized(plan.info, outcomes, store, directory)
             write_json(directory / "result.json", result)
     return result
 
