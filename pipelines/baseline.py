@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from fpnas.canonical import digest
-from fpnas.report.table import format_count, format_macs, format_percent
+from fpnas.report.formats import format_count, format_macs, format_percent
 from fpnas.space import load_space
 from fpnas.stages.base import BASELINE_STAGES, RunInfo
 from fpnas.stages.config import StageConfig

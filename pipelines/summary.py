@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fpnas.report.table import (
+from fpnas.report.formats import (
     format_count,
     format_macs,
     format_percent,

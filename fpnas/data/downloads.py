@@ -1,4 +1,4 @@
-"""Sets that are downloaded through torchvision, for machines with internet.
+"""Sets with a name: one that is part of the package, and two that are downloaded.
 
 Nothing here is unpickled. CIFAR-10 comes in the publisher's binary edition, not the Python
 edition that ``torchvision.datasets.CIFAR10`` unpickles; the two hold the same pictures.
@@ -6,20 +6,21 @@ edition that ``torchvision.datasets.CIFAR10`` unpickles; the two hold the same p
 
 from __future__ import annotations
 
+import gzip
 import io
-import urllib.error
 import urllib.request
-from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fpnas.data.archives import list_members, plain_tar
+from fpnas.data.archives import TarSource, list_members, plain_tar
 from fpnas.data.layout import Entry, SplitHint
-from fpnas.data.source import AbstractSource, FolderSource
+from fpnas.data.source import AbstractSource
 from fpnas.errors import FpnasError, InputError
 
+DIGITS_FILE = "digits.csv.gz"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 # From the publisher's page, https://www.cs.toronto.edu/~kriz/cifar.html.
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -37,6 +38,8 @@ _CIFAR10_CLASSES = (
 )
 _CIFAR10_RECORD_BYTES = 1 + 3 * 32 * 32
 IMAGENETTE_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
+# As torchvision has it.
+_IMAGENETTE_MD5 = "3df6f0d01a2c9592104656642f5e78a3"
 URLS = {"cifar10": CIFAR10_URL, "imagenette": IMAGENETTE_URL}
 
 
@@ -59,28 +62,29 @@ def check_reachable(name: str, timeout_seconds: float = 10.0) -> None:
         ) from error
 
 
-def _downloading(name: str, action: Callable[[], object]) -> None:
+def _download(name: str, md5: str, scratch: Path) -> Path:
+    import pooch
+
+    url = URLS[name]
     try:
-        action()
-    except (OSError, RuntimeError, urllib.error.URLError) as error:
+        path = pooch.retrieve(
+            url, known_hash=f"md5:{md5}", fname=url.rpartition("/")[2], path=scratch
+        )
+    except (OSError, ValueError) as error:
         raise FpnasError(
-            f"{name} could not be downloaded from {URLS[name]}: {error}. "
+            f"{name} could not be downloaded from {url}: {error}. "
             "Run again on a machine with internet, or give a local folder."
         ) from error
+    return Path(path)
 
 
 def open_imagenette(scratch: Path) -> AbstractSource:
-    """Downloads Imagenette at 320 px (326 MB) and opens its folder.
+    """Downloads Imagenette at 320 px (326 MB), checks its md5 and opens it.
 
     Raises:
         FpnasError: When the download fails or its checksum is wrong.
     """
-    from torchvision.datasets import Imagenette
-
-    _downloading(
-        "imagenette", lambda: Imagenette(scratch, split="train", size="320px", download=True)
-    )
-    source = FolderSource(scratch / "imagenette2-320")
+    source = TarSource(_download("imagenette", _IMAGENETTE_MD5, scratch), scratch)
     source.kind = "imagenette"
     return source
 
@@ -126,23 +130,18 @@ class ArraySource(AbstractSource):
 
 
 def open_digits() -> AbstractSource:
-    """Opens scikit-learn's digits: 1,797 pictures of 8x8 pixels, part of the package.
+    """Opens the handwritten digits of scikit-learn: 1,797 pictures of 8x8 pixels.
 
-    Values 0..16 are spread over 0..255.
-
-    Raises:
-        InputError: When scikit-learn is not installed.
+    They are the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+    UCI Machine Learning Repository, 1998, CC BY 4.0), in scikit-learn's own file, so that neither
+    it nor SciPy has to be installed for them. Values 0..16 are spread over 0..255.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError(
-            "DATA", "digits", "needs scikit-learn", fix="pip install 'fpnas[digits]'"
-        ) from error
-    values, labels = load_digits(return_X_y=True)
-    images = np.rint(values.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    packed = resources.files("fpnas.data").joinpath(DIGITS_FILE).read_bytes()
+    table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",")
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     keys = tuple(str(digit) for digit in range(10))
-    return ArraySource("digits", images, labels.astype(np.int64), [None] * len(labels), keys)
+    return ArraySource("digits", images, labels, [None] * len(labels), keys)
 
 
 def open_cifar10(scratch: Path) -> AbstractSource:
@@ -151,14 +150,7 @@ def open_cifar10(scratch: Path) -> AbstractSource:
     Raises:
         FpnasError: When the download fails or its checksum is wrong.
     """
-    from torchvision.datasets.utils import download_url
-
-    filename = CIFAR10_URL.rpartition("/")[2]
-    _downloading(
-        "cifar10",
-        lambda: download_url(CIFAR10_URL, scratch, filename=filename, md5=_CIFAR10_MD5),
-    )
-    return read_cifar10(scratch / filename, scratch)
+    return read_cifar10(_download("cifar10", _CIFAR10_MD5, scratch), scratch)
 
 
 def read_cifar10(path: Path, scratch: Path) -> AbstractSource:

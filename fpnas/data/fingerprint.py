@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +42,6 @@ def _lines(data: str, s3_client: S3Client | None) -> Iterator[str]:
     elif path.is_file():
         status = path.stat()
         yield f"{status.st_size} {status.st_mtime_ns}"
-    elif data == "digits":
-        yield f"scikit-learn {importlib.metadata.version('scikit-learn')}"
     else:
         yield data
 

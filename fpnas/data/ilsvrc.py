@@ -115,7 +115,7 @@ def _list_val(path: Path, labels: list[str], ignored: Counter[str]) -> list[tupl
 
 def _read_devkit(path: Path) -> tuple[list[str], dict[str, str]]:
     """Returns the wnid of every validation picture, and the human name of every wnid."""
-    from scipy.io import loadmat  # type: ignore[import-untyped,unused-ignore]
+    from mat4py import loadmat
 
     files: dict[str, bytes] = {}
     try:
@@ -133,9 +133,10 @@ def _read_devkit(path: Path) -> tuple[list[str], dict[str, str]]:
         raise InputError(
             "DATA", path, f"does not hold {missing[0]}", fix=f"use the official {DEVKIT_TAR}"
         )
-    synsets = loadmat(io.BytesIO(files[_META]), squeeze_me=True)["synsets"]
-    wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    names = {str(row["WNID"]): str(row["words"]).split(",")[0] for row in synsets}
+    synsets = loadmat(io.BytesIO(files[_META]))["synsets"]
+    wnids = dict(zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True))
+    words = zip(synsets["WNID"], synsets["words"], strict=True)
+    names = {wnid: text.split(",")[0] for wnid, text in words}
     ids = [int(line) for line in files[_GROUND_TRUTH].split()]
     unknown = sorted(set(ids) - set(wnids))
     if unknown:

@@ -3,7 +3,7 @@
 | DATA | what it is |
 |---|---|
 | ``digits`` | scikit-learn's digits, no download |
-| ``cifar10``, ``imagenette`` | downloaded by torchvision |
+| ``cifar10``, ``imagenette`` | downloaded |
 | a folder | ImageNet layout, one folder per class, or the official ILSVRC archives |
 | a ``.tar``, ``.tar.gz``, ``.tar.xz`` file | the same, packed; or ILSVRC2012_img_train.tar |
 | ``s3://bucket/prefix`` | any of these in S3 |

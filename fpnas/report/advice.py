@@ -6,8 +6,8 @@ import math
 
 from fpnas.cost import architecture_cost
 from fpnas.report.data import ReportData
+from fpnas.report.formats import format_macs, format_percent, format_points
 from fpnas.report.search_figures import join_phases
-from fpnas.report.table import format_macs, format_percent, format_points
 
 # All of these are our choice: where a figure is worth a second look.
 _LITTLE_OF_BUDGET = 0.8

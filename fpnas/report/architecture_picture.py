@@ -13,6 +13,7 @@ from matplotlib.patches import Patch, Polygon, Rectangle
 
 from fpnas.architecture import Architecture
 from fpnas.cost import architecture_cost
+from fpnas.report.formats import format_count, format_macs
 from fpnas.report.layers import Layer, layers
 from fpnas.report.style import (
     BLUE,
@@ -25,7 +26,6 @@ from fpnas.report.style import (
     new_figure,
     style,
 )
-from fpnas.report.table import format_count, format_macs
 
 KERNEL_COLOURS = {3: BLUE, 5: ORANGE}
 _OTHER = "#AEB6BF"  # stem and head

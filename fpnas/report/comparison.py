@@ -11,17 +11,15 @@ import pandas as pd
 from fpnas.architecture import Architecture
 from fpnas.report.architecture_picture import architecture_picture
 from fpnas.report.comparison_figures import compared_curves
+from fpnas.report.formats import MISSING, format_macs, format_percent
 from fpnas.report.model_figures import accuracy_cost
 from fpnas.report.page import Picture, environment, is_web
 from fpnas.report.published import ModelPoint
 from fpnas.report.table import (
     COMPARISON_COLUMNS,
-    MISSING,
     NUMBERS,
     comparison_table,
     format_comparison,
-    format_macs,
-    format_percent,
     speed_rows,
 )
 

@@ -13,20 +13,20 @@ from fpnas.cost import architecture_cost
 from fpnas.report.advice import next_steps
 from fpnas.report.architecture_picture import architecture_picture
 from fpnas.report.data import ReportData, TrainingSummary
-from fpnas.report.heat_map import choice_heat_map
-from fpnas.report.layers import Layer, layers
-from fpnas.report.model_figures import training_curves
-from fpnas.report.page import Picture, environment, is_web
-from fpnas.report.search_figures import join_phases, search_curves
-from fpnas.report.table import (
+from fpnas.report.formats import (
     MISSING,
     format_count,
     format_macs,
     format_percent,
     format_points,
     format_seconds,
-    speed_rows,
 )
+from fpnas.report.heat_map import choice_heat_map
+from fpnas.report.layers import Layer, layers
+from fpnas.report.model_figures import training_curves
+from fpnas.report.page import Picture, environment, is_web
+from fpnas.report.search_figures import join_phases, search_curves
+from fpnas.report.table import speed_rows
 
 _NUM_ERRORS = 5
 _MAX_QUARANTINED = 200

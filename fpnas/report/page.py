@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 import jinja2
 from matplotlib.figure import Figure
 
-from fpnas.report.style import to_svg
-from fpnas.report.table import (
+from fpnas.report.formats import (
     format_count,
     format_macs,
     format_milliseconds,
@@ -25,6 +24,7 @@ from fpnas.report.table import (
     format_points,
     format_seconds,
 )
+from fpnas.report.style import to_svg
 
 _FOLDER = Path(__file__).parent
 
@@ -51,7 +51,7 @@ class Picture:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Templates, with the formats of :mod:`fpnas.report.table` as filters."""
+    """Templates, with the formats of :mod:`fpnas.report.formats` as filters."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,

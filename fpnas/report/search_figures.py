@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from fpnas.report.formats import format_macs
 from fpnas.report.style import BLUE, GREEN, INK, MUTED, VERMILLION, new_figure, style
-from fpnas.report.table import format_macs
 from fpnas.search.loop import HISTORY_COLUMNS
 
 _SMOOTHING = 50

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fpnas.cost import CostModel
-from fpnas.report.table import format_macs
+from fpnas.report.formats import format_macs
 from fpnas.space import SearchSpace, SpaceFile
 
 

@@ -21,7 +21,7 @@ def run(context: StageContext) -> None:
     from fpnas.architecture import architecture_at
     from fpnas.cost import CostModel, architecture_cost, count_macs
     from fpnas.networks.network import Network
-    from fpnas.report.figures import architecture_picture
+    from fpnas.report.architecture_picture import architecture_picture
     from fpnas.search.decode import most_probable_within
 
     found = load_search(context.inputs["search_state"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpnas import __version__
-from fpnas.report.table import format_count, format_macs, format_percent, format_seconds
+from fpnas.report.formats import format_count, format_macs, format_percent, format_seconds
 from fpnas.stages.headline import speed_metrics
 
 if TYPE_CHECKING:

@@ -48,7 +48,8 @@ class Findings:
         architecture: The decoded architecture.
         decoded: ``decode.json``.
         models: ``model.json`` of the trained and the distilled model, by role, of those there are.
-        histories: Their training histories, by stage.
+        histories: Of the trainings, one row an epoch, by stage.
+        search_histories: Of the searches, one row a step.
     """
 
     inputs: Mapping[str, Artifact]
@@ -57,6 +58,7 @@ class Findings:
     decoded: Mapping[str, Any]
     models: Mapping[str, Mapping[str, Any]]
     histories: Mapping[str, pd.DataFrame]
+    search_histories: Mapping[str, pd.DataFrame]
 
     @property
     def best(self) -> str:
@@ -110,20 +112,24 @@ def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def collect(inputs: Mapping[str, Artifact]) -> Findings:
     """Reads what the stages before have found."""
-    histories = {}
     trained = [role for role in ("trained", "distilled") if role in inputs]
-    for role in trained:
-        histories[MAKERS[role]] = pd.read_parquet(inputs[role].fetch("history.parquet"))
-        inputs[role].release("history.parquet")
+    searched = [role for role in ("coarse", "fine") if role in inputs]
     architecture = inputs["architecture"]
     return Findings(
         inputs=inputs,
-        searches={name: load_search(inputs[name]) for name in ("coarse", "fine") if name in inputs},
+        searches={role: load_search(inputs[role]) for role in searched},
         architecture=Architecture.from_json(architecture.read_json("architecture.json")),
         decoded=architecture.read_json("decode.json"),
         models={role: inputs[role].read_json("model.json") for role in trained},
-        histories=histories,
+        histories={MAKERS[role]: _table(inputs[role], "history.parquet") for role in trained},
+        search_histories={role: _table(inputs[role], "history.parquet") for role in searched},
     )
+
+
+def _table(artifact: Artifact, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+    table = pd.read_parquet(artifact.fetch(name), columns=columns)
+    artifact.release(name)
+    return table
 
 
 def render(
@@ -184,7 +190,10 @@ def _report_data(
         code_version=__version__,
         stages=_stage_records(findings),
         architecture=findings.architecture,
-        phases=[SearchPhase("coarse", coarse.history), SearchPhase("fine", fine.history)],
+        phases=[
+            SearchPhase("coarse", findings.search_histories["coarse"]),
+            SearchPhase("fine", findings.search_histories["fine"]),
+        ],
         snapshots=Snapshots(
             np.concatenate([coarse.steps, fine.steps + fine.first_step]),
             np.concatenate([coarse.snapshots, fine.snapshots]),
@@ -253,8 +262,7 @@ def _stage_records(findings: Findings) -> list[StageRecord]:
 def _training_summary(findings: Findings, role: str) -> TrainingSummary:
     info = findings.models[role]
     scores, names = info["evaluation"], [entry["name"] for entry in info["classes"]]
-    confusion = pd.read_parquet(findings.inputs[role].fetch("confusion.parquet"))
-    findings.inputs[role].release("confusion.parquet")
+    confusion = _table(findings.inputs[role], "confusion.parquet")
     return TrainingSummary(
         scores["top1"],
         scores["top5"],
@@ -267,8 +275,7 @@ def _training_summary(findings: Findings, role: str) -> TrainingSummary:
 
 def _dataset_summary(artifact: Artifact) -> DatasetSummary:
     document = artifact.read_json("dataset.json")
-    index = pd.read_parquet(artifact.fetch("index.parquet"), columns=["class_index", "split"])
-    artifact.release("index.parquet")
+    index = _table(artifact, "index.parquet", ["class_index", "split"])
     names = [info["name"] for info in document["classes"]]
     counts = pd.crosstab(index["class_index"], index["split"])
     counts = counts.reindex(columns=["weights", "alpha", "val"], fill_value=0)

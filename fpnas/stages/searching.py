@@ -24,7 +24,6 @@ from fpnas.stages.config import SpaceConfig, StageConfig
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from torch import Tensor
 
     from fpnas.data.dataset import Dataset
@@ -288,7 +287,6 @@ class LoadedSearch:
     Attributes:
         space: Where was searched.
         distribution: At the end.
-        history: One row a step, the columns of :data:`fpnas.search.loop.HISTORY_COLUMNS`.
         snapshots: Probabilities of all choices, (S, G, M, C).
         steps: The steps of the snapshots, (S,).
         num_steps: Steps of this search.
@@ -304,7 +302,6 @@ class LoadedSearch:
 
     space: SearchSpace
     distribution: AbstractDistribution
-    history: pd.DataFrame
     snapshots: np.ndarray[Any, Any]
     steps: np.ndarray[Any, Any]
     num_steps: int
@@ -319,8 +316,7 @@ class LoadedSearch:
 
 
 def load_search(artifact: Artifact) -> LoadedSearch:
-    """Reads a search state, without the evaluator."""
-    import pandas as pd
+    """Reads a search state, without the evaluator and the history."""
     import torch
 
     from fpnas.distribution import ChoiceLayout, FactorizedDistribution, JointDistribution
@@ -331,13 +327,10 @@ def load_search(artifact: Artifact) -> LoadedSearch:
     distribution: AbstractDistribution = kinds[info["distribution"]](ChoiceLayout.of(space))
     with torch.no_grad():
         distribution.logits.copy_(artifact.read_tensors("distribution.safetensors")["logits"])
-    history = pd.read_parquet(artifact.fetch("history.parquet"))
-    artifact.release("history.parquet")
     snapshots = artifact.read_tensors("snapshots.safetensors")
     return LoadedSearch(
         space,
         distribution,
-        history,
         snapshots["probabilities"].numpy(),
         snapshots["steps"].numpy(),
         info["num_steps"],

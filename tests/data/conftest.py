@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpnas.data import Dataset, PrepareOptions, prepare
+from fpnas.data.dataset import Dataset
+from fpnas.data.options import PrepareOptions
+from fpnas.data.prepare import prepare
 
 
 def encode(image, file_format="JPEG", **options):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpnas.data import Dataset, ImageLoader
+from fpnas.data.dataset import Dataset
+from fpnas.data.loader import ImageLoader
 from fpnas.data.order import epoch_order, training_batch
 from fpnas.errors import FpnasError, InputError
 

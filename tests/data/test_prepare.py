@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fpnas.data import PrepareOptions, check, prepare
 from fpnas.data.class_names import name_classes
+from fpnas.data.options import PrepareOptions
+from fpnas.data.prepare import check, prepare
 from fpnas.errors import FpnasError, InputError
 
 from .conftest import encode, noise, write_folder

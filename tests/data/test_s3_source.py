@@ -4,7 +4,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from fpnas.data import PrepareOptions, check, prepare
+from fpnas.data.options import PrepareOptions
+from fpnas.data.prepare import check, prepare
 from fpnas.data.sources import locate
 from fpnas.errors import FpnasError, InputError
 

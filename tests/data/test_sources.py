@@ -199,27 +199,35 @@ def test_cifar10_is_read_from_its_binary_edition(tmp_path, monkeypatch):
     }
     asked = []
 
-    def download(url, root, filename, md5):
-        asked.append((url, md5))
-        write_tar(root / filename, files, "w:gz")
+    def retrieve(url, known_hash, fname, path):
+        asked.append((url, known_hash))
+        write_tar(path / fname, files, "w:gz")
+        return str(path / fname)
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    monkeypatch.setattr("pooch.retrieve", retrieve)
     with downloads.open_cifar10(tmp_path) as source:
         found = [(entry.class_key, entry.split) for entry in source.entries]
     assert found == [("cat", "train"), ("truck", "train"), ("airplane", "val")]
-    assert asked == [(downloads.CIFAR10_URL, "c32a1d4ab5d03f1284b67883e8d87530")]
+    assert asked == [(downloads.CIFAR10_URL, "md5:c32a1d4ab5d03f1284b67883e8d87530")]
 
 
-def test_imagenette_is_a_folder_once_it_is_there(tmp_path, monkeypatch):
-    from .conftest import write_folder
+def test_imagenette_is_read_from_its_archive(tmp_path, monkeypatch):
+    names = [
+        f"imagenette2-320/{split}/{key}/{i}.JPEG"
+        for split, num in (("train", 2), ("val", 1))
+        for key in ("n01440764", "n02102040")
+        for i in range(num)
+    ]
 
-    def download(root, split, size, download):
-        write_folder(root / "imagenette2-320" / "train", ["n01440764", "n02102040"], 2)
-        write_folder(root / "imagenette2-320" / "val", ["n01440764", "n02102040"], 1)
+    def retrieve(url, known_hash, fname, path):
+        assert known_hash.startswith("md5:")
+        write_tar(path / fname, {name: encode(noise(i)) for i, name in enumerate(names)}, "w:gz")
+        return str(path / fname)
 
-    monkeypatch.setattr("torchvision.datasets.Imagenette", download)
+    monkeypatch.setattr("pooch.retrieve", retrieve)
     with downloads.open_imagenette(tmp_path) as source:
         assert source.kind == "imagenette"
+        assert [entry.split for entry in source.entries].count("val") == 2
         assert len(source.entries) == 6
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpnas.data import PrepareOptions
 from fpnas.data.layout import Entry
+from fpnas.data.options import PrepareOptions
 from fpnas.data.splits import count_by_class, make_plan
 from fpnas.errors import InputError
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fpnas.data import Dataset, ImageLoader
+from fpnas.data.dataset import Dataset
+from fpnas.data.loader import ImageLoader
 from fpnas.data.unreadable import UnreadablePictures
 from fpnas.errors import FpnasError
 

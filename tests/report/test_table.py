@@ -3,17 +3,19 @@ import io
 import pytest
 from rich.console import Console
 
-from fpnas.report.table import (
-    COMPARISON_COLUMNS,
-    comparison_table,
-    comparison_view,
-    format_comparison,
+from fpnas.report.formats import (
     format_count,
     format_macs,
     format_milliseconds,
     format_percent,
     format_points,
     format_seconds,
+)
+from fpnas.report.table import (
+    COMPARISON_COLUMNS,
+    comparison_table,
+    comparison_view,
+    format_comparison,
 )
 
 ROWS = [

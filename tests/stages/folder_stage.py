@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fpnas.architecture import Architecture, GroupSpec
-from fpnas.data import PrepareOptions, prepare
+from fpnas.data.options import PrepareOptions
+from fpnas.data.prepare import prepare
 from fpnas.stages import train
 from fpnas.state import pack, unpack
 from fpnas.storage import CheckpointSlot, ObjectMissingError

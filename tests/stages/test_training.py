@@ -7,7 +7,8 @@ import hashlib
 import pandas as pd
 import pytest
 
-from fpnas.data import Dataset, ImageLoader
+from fpnas.data.dataset import Dataset
+from fpnas.data.loader import ImageLoader
 from fpnas.errors import DivergedError, InputError
 from fpnas.stages.batches import Batches, share_unreadable
 from fpnas.stages.ranks import NullRun
