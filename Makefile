@@ -21,14 +21,18 @@ IMAGES ?=
 PHOTOS ?=
 OVERLAY ?=
 PINS ?=
+IMAGE_PREFIX ?= $(FPNAS_IMAGE_PREFIX)
+BASE ?=
+TOOL ?=
 OUTPUT ?= build/$(basename $(notdir $(SPACE)))$(if $(MODEL),-$(MODEL)).yaml
 
 BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '$(DATA)' \
   --profile '$(PROFILE)' --seed '$(SEED)' $(foreach pair,$(SET),--set '$(pair)')
 RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
+IMAGE_OPTIONS = $(if $(BASE),--base '$(BASE)') $(if $(TOOL),--tool '$(TOOL)')
 
 .PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
-  validate validate-k8s k8s-render bench-search bench-engine bench-gpu bench-loader bench-train \
+  images push-images validate validate-k8s validate-dockerfiles k8s-render bench-images bench-search bench-engine bench-gpu bench-loader bench-train \
   test lint format clean
 
 help:  ## Show this help
@@ -68,8 +72,19 @@ compare: setup  ## Put the finished runs of this machine side by side, in build/
 doctor: setup  ## Check everything that a run needs
 	@$(BIN)/fpnas doctor
 
+images: setup  ## Build the container images with podman or docker, from BASE
+	@FPNAS_IMAGE_PREFIX='$(IMAGE_PREFIX)' $(BIN)/python -m containers build $(IMAGE_OPTIONS)
+
+push-images: setup  ## Push the images to IMAGE_PREFIX, and write their digests to build/images.txt
+	@FPNAS_IMAGE_PREFIX='$(IMAGE_PREFIX)' $(BIN)/python -m containers push \
+	  $(if $(TOOL),--tool '$(TOOL)') --output build/images.txt
+
 # Every kind of file that a cluster or a service reads has a target of its own here.
-validate: validate-k8s  ## Check the manifests for a cluster, in every combination
+validate: validate-dockerfiles validate-k8s  ## Check the Dockerfile and the manifests for a cluster
+
+validate-dockerfiles: setup
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck docker/*.sh
 
 validate-k8s: setup
 	$(BIN)/yamllint --strict k8s
@@ -78,6 +93,9 @@ validate-k8s: setup
 k8s-render: setup  ## Write OVERLAY with PINS='name=repository@sha256:... ...' to build/k8s
 	@$(BIN)/python -m validation render '$(OVERLAY)' --output 'build/k8s/$(OVERLAY).yaml' \
 	  $(foreach pin,$(PINS),--image '$(pin)')
+
+bench-images: setup  ## Build the images without any cache, and write results/images.csv
+	@$(BIN)/python -m containers build --no-cache $(IMAGE_OPTIONS) --record results/images.csv
 
 bench-search: setup  ## Compare the strategies on IMAGES (tiny-imagenet-25, extracted); hours
 	@test -n '$(IMAGES)' || { echo "give IMAGES=<folder of tiny-imagenet-25>"; exit 2; }

@@ -8,14 +8,13 @@ when an overlay is rendered, and rendering without them is refused; in the clust
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from components.images import BY_DIGEST, parse_pins
 from fpnas.errors import InputError
 from validation.objects import Finding, Manifest, pods
 
-BY_DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 CLOUD_OVERLAYS = ("eks", "gke")
 
 
@@ -42,26 +41,15 @@ def kustomize_images(pins: Iterable[str], used: Iterable[str]) -> list[Mapping[s
         used: The images that the overlay uses; all have to be pinned.
 
     Raises:
-        InputError: If one is malformed, unknown or missing.
+        InputError: If one is malformed, unknown, given twice or missing.
     """
     used = set(used)
+    references = parse_pins(pins, used, "--image")
     images: list[Mapping[str, Any]] = []
-    for pin in pins:
-        name, _, reference = pin.partition("=")
-        if name not in used:
-            raise InputError(
-                "--image", pin, "names no image of the overlay",
-                legal=", ".join(sorted(used)), fix="give one of these names",
-            )  # fmt: skip
-        if not BY_DIGEST.fullmatch(reference):
-            raise InputError(
-                "--image", pin, "is not an image by digest",
-                legal=f"{name}=REPOSITORY@sha256:<64 hexadecimal digits>",
-                fix="take the digest that the registry printed when the image was pushed",
-            )  # fmt: skip
+    for name, reference in references.items():
         repository, _, digest = reference.partition("@")
         images.append({"name": name, "newName": repository, "digest": digest})
-    missing = sorted(used - {image["name"] for image in images})
+    missing = sorted(used - set(references))
     if missing:
         raise InputError(
             "--image", "(not given)", f"is missing for {', '.join(missing)}",

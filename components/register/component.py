@@ -5,7 +5,7 @@ from kfp import dsl
 from components.images import image
 
 
-@dsl.component(base_image=image("decode"), packages_to_install=[], install_kfp_package=False)
+@dsl.component(base_image=image("train"), packages_to_install=[], install_kfp_package=False)
 def register(
     config: str,
     run: str,

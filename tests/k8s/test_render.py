@@ -49,7 +49,7 @@ def test_as_it_stands_a_cloud_overlay_names_no_image_by_digest(overlay, name):
         ((TRACKING,), "is missing for postgres"),
         ((TRACKING, "postgres=postgres:17.6"), "is not an image by digest"),
         ((TRACKING, "postgres=postgres@sha256:REPLACE"), "is not an image by digest"),
-        ((TRACKING, POSTGRES, PLUGIN), "names no image of the overlay"),
+        ((TRACKING, POSTGRES, PLUGIN), "names no image that is used"),
     ],
 )
 def test_a_missing_or_movable_image_is_refused(monkeypatch, tmp_path, capsys, pins, message):

@@ -1,0 +1,1 @@
+"""Builds the container images of ``docker/`` and measures them."""
