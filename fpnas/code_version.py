@@ -31,17 +31,27 @@ def code_version(module: str, root: Path | None = None) -> str:
     >>> code_version("fpnas.errors") == code_version("fpnas.errors")
     True
     """
-    root = root or Path(__file__).resolve().parents[1]
-    found = _reachable(module, root)
-    if module not in found:
-        raise ModuleNotFoundError(f"there is no module {module!r} under {root}", name=module)
+    found = reachable(module, root)
     hashed = hashlib.sha256()
     for name, path in sorted(found.items()):
         hashed.update(f"{name} {_parsed(path, path.stat().st_mtime_ns)[0]}\n".encode())
     return hashed.hexdigest()
 
 
-def _reachable(module: str, root: Path) -> dict[str, Path]:
+def reachable(module: str, root: Path | None = None) -> dict[str, Path]:
+    """Finds the modules of this package that a module can reach by imports, and itself.
+
+    Args:
+        module: Its name.
+        root: The folder that holds the package ``fpnas``; None is where this one is.
+
+    Returns:
+        The source files by the modules' names.
+
+    Raises:
+        ModuleNotFoundError: If the package has no such module.
+    """
+    root = root or Path(__file__).resolve().parents[1]
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -57,6 +67,8 @@ def _reachable(module: str, root: Path) -> dict[str, Path]:
             if base.split(".")[0] == PACKAGE:
                 # `from a import b` imports the module a.b when there is one.
                 waiting += [base, *(f"{base}.{item}" for item in names)]
+    if module not in found:
+        raise ModuleNotFoundError(f"there is no module {module!r} under {root}", name=module)
     return found
 
 
