@@ -189,7 +189,8 @@ def stage(
 ) -> None:
     """Run one stage by hand; its artifact's address goes to stdout."""
     from fpnas.errors import closest
-    from fpnas.stages.base import ALL_STAGES, RunInfo, execute
+    from fpnas.stages.base import ALL_STAGES, RunInfo
+    from fpnas.stages.train_job import perform
     from fpnas.storage import connect
 
     if name not in ALL_STAGES:
@@ -218,7 +219,7 @@ def stage(
         return
     store = connect()
     store.check()
-    artifact, cached = execute(
+    artifact, cached = perform(
         chosen,
         chosen.config_type.parse(_read_json(config), name),
         RunInfo.model_validate(_read_json(run_info)),

@@ -7,7 +7,6 @@ tasks go addresses of artifacts, as parameters: the artifacts themselves go thro
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 import yaml
 
 from fpnas.packages import require
-from pipelines import names
+from pipelines import names, pod_spec
 from pipelines.compile import Compilable
 from pipelines.graph import Node, pipeline_graph
-from pipelines.resources import ResourceTable
+from pipelines.strict import check_fields
+from pipelines.train_job import train_job_variables
 
 _CONFIG, _RUN, _ARTIFACT = "/tmp/config.json", "/tmp/run.json", "/tmp/artifact"  # noqa: S108
 
@@ -51,34 +51,18 @@ def checked(manifest: dict[str, Any]) -> dict[str, Any]:
 
         model = WorkflowTemplate.model_validate(manifest)
         back = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    lost = sorted(set(_leaves(manifest)) - set(_leaves(back)))
-    if lost:
-        raise ValueError(f"Argo's WorkflowTemplate has no such fields: {', '.join(lost)}")
+    check_fields(manifest, back, "Argo's WorkflowTemplate")
     return manifest
-
-
-def _leaves(value: Any, path: str = "") -> list[str]:
-    """Every path of an object with what stands there."""
-    if isinstance(value, Mapping):
-        return [leaf for key, v in value.items() for leaf in _leaves(v, f"{path}.{key}")]
-    if isinstance(value, list):
-        return [leaf for i, v in enumerate(value) for leaf in _leaves(v, f"{path}[{i}]")]
-    return [f"{path.lstrip('.')}={value}"]
-
-
-def template_name(run_id: str) -> str:
-    """A name that Kubernetes takes."""
-    return "fpnas-" + re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")
 
 
 def _manifest(plan: Compilable, graph: Mapping[str, Node]) -> dict[str, Any]:
     parameters = [{"name": key, "value": value} for key, value in plan.parameters().items()]
-    labels = {names.RUN_LABEL: template_name(plan.info.run_id)}
+    labels = {names.RUN_LABEL: names.run_name(plan.info.run_id)}
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "WorkflowTemplate",
         "metadata": {
-            "name": template_name(plan.info.run_id),
+            "name": names.run_name(plan.info.run_id),
             "namespace": names.NAMESPACE,
             "labels": labels,
         },
@@ -87,17 +71,11 @@ def _manifest(plan: Compilable, graph: Mapping[str, Node]) -> dict[str, Any]:
             "serviceAccountName": names.SERVICE_ACCOUNT,
             "workflowMetadata": {"labels": labels},
             "podMetadata": {"labels": labels},
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": names.USER_ID,
-                "runAsGroup": names.USER_ID,
-                "fsGroup": names.USER_ID,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_spec.POD_SECURITY,
             "arguments": {"parameters": parameters},
             "templates": [
                 {"name": "fpnas", "dag": {"tasks": [_task(n, node) for n, node in graph.items()]}},
-                *(_template(name, node, plan.resources) for name, node in graph.items()),
+                *(_template(name, node, plan) for name, node in graph.items()),
             ],
         },
     }
@@ -121,8 +99,9 @@ def _task(name: str, node: Node) -> dict[str, Any]:
     return {**task, "dependencies": sources} if sources else task
 
 
-def _template(name: str, node: Node, table: ResourceTable) -> dict[str, Any]:
-    own = table.stages[name]
+def _template(name: str, node: Node, plan: Compilable) -> dict[str, Any]:
+    table = plan.resources
+    own = table.task(name)
     retries = own.retries
     grace = {"terminationGracePeriodSeconds": own.grace_seconds}
     return {
@@ -135,10 +114,8 @@ def _template(name: str, node: Node, table: ResourceTable) -> dict[str, Any]:
         "outputs": {"parameters": [{"name": "artifact", "valueFrom": {"path": _ARTIFACT}}]},
         "activeDeadlineSeconds": own.timeout_seconds,
         "podSpecPatch": json.dumps(grace),
-        "nodeSelector": table.node_selector(name),
-        "tolerations": [
-            {**taint.model_dump(), "operator": "Equal"} for taint in table.pool(name).taints
-        ],
+        "nodeSelector": table.node_selector(own),
+        "tolerations": pod_spec.tolerations(table, own),
         "retryStrategy": {
             "limit": str(retries.limit),
             "retryPolicy": "Always",
@@ -150,11 +127,8 @@ def _template(name: str, node: Node, table: ResourceTable) -> dict[str, Any]:
                 "cap": str(retries.max_seconds),
             },
         },
-        "volumes": [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": own.shared_memory}},
-            {"name": "scratch", "emptyDir": {"sizeLimit": own.scratch}},
-        ],
-        "container": _container(name, node, table),
+        "volumes": pod_spec.volumes(own),
+        "container": _container(name, node, plan),
     }
 
 
@@ -162,39 +136,22 @@ def _file(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "path": path, "raw": {"data": f"{{{{inputs.parameters.{name}}}}}"}}
 
 
-def _container(name: str, node: Node, table: ResourceTable) -> dict[str, Any]:
-    own, pool = table.stages[name], table.pool(name)
-    size = {"cpu": own.cpu, "memory": own.memory}
-    if pool.gpu_resource:
-        size[pool.gpu_resource] = str(own.gpus)
+def _container(name: str, node: Node, plan: Compilable) -> dict[str, Any]:
     words = ["fpnas", "stage", name, "--config", _CONFIG, "--run", _RUN, "--output", _ARTIFACT]
     for role in node.sources:
         words += ["--input", f"{role}={{{{inputs.parameters.{role}}}}}"]
+    job = train_job_variables(name, node.image, plan)
+    fields = {variable: {"fieldRef": {"fieldPath": path}} for variable, path in job.fields.items()}
     return {
         "image": node.image,
         "imagePullPolicy": "IfNotPresent",
         "command": words,
-        "resources": {"requests": size, "limits": size},
-        "env": _environment(),
-        "volumeMounts": [
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
-            {"name": "scratch", "mountPath": names.SCRATCH},
+        "resources": pod_spec.size(plan.resources, plan.resources.task(name)),
+        "env": [
+            *pod_spec.environment(),
+            *({"name": key, "value": value} for key, value in job.values.items()),
+            *({"name": key, "valueFrom": source} for key, source in fields.items()),
         ],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "volumeMounts": pod_spec.VOLUME_MOUNTS,
+        "securityContext": pod_spec.CONTAINER_SECURITY,
     }
-
-
-def _environment() -> list[dict[str, Any]]:
-    plain = [{"name": key, "value": value} for key, value in names.SCRATCH_VARIABLES.items()]
-    secret = [_reference(k, "secretKeyRef", names.S3_SECRET) for k in names.S3_SECRET_KEYS]
-    config = [
-        _reference(k, "configMapKeyRef", names.STORAGE_CONFIG_MAP) for k in names.STORAGE_KEYS
-    ]
-    return [*plain, *secret, *config]
-
-
-def _reference(key: str, kind: str, name: str) -> dict[str, Any]:
-    return {"name": key, "valueFrom": {kind: {"name": name, "key": key}}}

@@ -82,7 +82,7 @@ def _write_ir(plan: Compilable, path: Path) -> None:
         from pipelines.kfp_place import placer
 
         compiler.Compiler().compile(
-            BUILDERS[plan.pipeline](placer(plan.resources)),
+            BUILDERS[plan.pipeline](placer(plan)),
             package_path=str(path),
             pipeline_parameters=dict(plan.parameters()),
         )

@@ -7,31 +7,39 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from pipelines import names
+from pipelines.compile import Compilable
 from pipelines.definition import Place
 from pipelines.resources import Resources, ResourceTable
+from pipelines.train_job import train_job_variables
 
 
-def placer(table: ResourceTable) -> Place:
+def placer(plan: Compilable) -> Place:
     """Returns what places a task, to be called while the pipeline is built."""
+    table = plan.resources
 
     def place(stage: str, task: dsl.PipelineTask) -> None:
         # A stage finds its own result by a key that covers its code; KFP's key does not.
         task.set_caching_options(enable_caching=False)
-        _size(task, table, stage)
-        _choose_nodes(task, table, stage)
+        own = table.task(stage)
+        _size(task, table, own)
+        _choose_nodes(task, table, own)
         _environment(task)
-        for key, value in names.pod_labels(stage, table.stages[stage].priority).items():
+        job = train_job_variables(stage, task.container_spec.image, plan)
+        for key, value in job.values.items():
+            task.set_env_variable(key, value)
+        for key, path in job.fields.items():
+            kubernetes.use_field_path_as_env(task, key, path)
+        for key, value in names.pod_labels(stage, own.priority).items():
             kubernetes.add_pod_label(task, key, value)
 
     return place
 
 
-def _size(task: Any, table: ResourceTable, stage: str) -> None:
-    own: Resources = table.stages[stage]
+def _size(task: Any, table: ResourceTable, own: Resources) -> None:
     task.set_cpu_request(own.cpu).set_cpu_limit(own.cpu)
     task.set_memory_request(own.memory).set_memory_limit(own.memory)
     if own.gpus:
-        task.set_accelerator_type(table.pool(stage).gpu_resource)
+        task.set_accelerator_type(table.pool(own).gpu_resource)
         task.set_accelerator_limit(own.gpus)
     kubernetes.empty_dir_mount(
         task,
@@ -50,10 +58,10 @@ def _size(task: Any, table: ResourceTable, stage: str) -> None:
     )
 
 
-def _choose_nodes(task: Any, table: ResourceTable, stage: str) -> None:
-    for key, value in table.node_selector(stage).items():
+def _choose_nodes(task: Any, table: ResourceTable, own: Resources) -> None:
+    for key, value in table.node_selector(own).items():
         kubernetes.add_node_selector(task, key, value)
-    for taint in table.pool(stage).taints:
+    for taint in table.pool(own).taints:
         kubernetes.add_toleration(
             task, key=taint.key, operator="Equal", value=taint.value, effect=taint.effect
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 NAMESPACE = "fpnas"
 SERVICE_ACCOUNT = "fpnas-pipeline"
 S3_SECRET = "fpnas-s3"  # noqa: S105, the name of a secret
@@ -11,6 +13,9 @@ STORAGE_KEYS = ("S3_ENDPOINT_URL", "FPNAS_STORAGE", "MLFLOW_TRACKING_URI")
 QUEUE_LABEL, QUEUE = "kueue.x-k8s.io/queue-name", "fpnas"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 STAGE_LABEL, RUN_LABEL = "fpnas.io/stage", "fpnas.io/run"
+TRAINING_RUNTIME = "fpnas"
+"""What a TrainJob's pods are, but for what its stage gets."""
+
 SCRATCH = "/scratch"
 USER_ID = 10001
 """User of the images; pods do not run as root."""
@@ -23,3 +28,8 @@ def pod_labels(stage: str, priority: str | None) -> dict[str, str]:
     """Labels of a stage's pod: the stage, and the queue that admits it."""
     labels = {STAGE_LABEL: stage, QUEUE_LABEL: QUEUE}
     return {**labels, PRIORITY_LABEL: priority} if priority else labels
+
+
+def run_name(run_id: str) -> str:
+    """A run's name as Kubernetes takes names and labels."""
+    return "fpnas-" + re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")

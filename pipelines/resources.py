@@ -11,11 +11,12 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from fpnas.errors import InputError, closest
 from fpnas.stages.base import ALL_STAGES
-from fpnas.stages.config import StageConfig, Strict
+from fpnas.stages.config import StageConfig, Strict, num_processes
 
 POOL_LABEL = "fpnas.io/pool"
 """Label of a node that says which pool it belongs to."""
 
+_OTHERS = ("pools", "launcher")
 _TABLE = Path(__file__).with_name("resources.yaml")
 
 Cpu = Annotated[str, BeforeValidator(str), Field(pattern=r"^([1-9]\d*|\d+\.\d+|[1-9]\d*m)$")]
@@ -66,6 +67,8 @@ class Resources(Strict):
         memory: Of the pod, shared memory included.
         scratch: Local disk for caches and temporary files.
         shared_memory: Size of ``/dev/shm``, through which loaders and ranks hand tensors over.
+        nodes: Pods that share the stage's processes; more than one are a TrainJob's, and what is
+            said here is of each of them.
         gpus: How many.
         gpu_product: Which GPU, as NVIDIA's feature discovery labels nodes, such as
             ``NVIDIA-H100-80GB-HBM3``; None takes any.
@@ -81,6 +84,7 @@ class Resources(Strict):
     memory: Bytes
     scratch: Bytes
     shared_memory: Bytes
+    nodes: int = Field(default=1, ge=1)
     gpus: int = Field(default=0, ge=0)
     gpu_product: str | None = None
     pool: str = "cpu"
@@ -90,19 +94,49 @@ class Resources(Strict):
     grace_seconds: int = Field(default=120, ge=1)
 
 
+class Launcher(Strict):
+    """What the pod gets that starts a stage's TrainJob and waits for it.
+
+    Attributes:
+        cpu: Cores.
+        memory: Of the pod.
+        scratch: Local disk.
+        shared_memory: Size of ``/dev/shm``.
+        pool: The node pool.
+        queue_seconds: How long the TrainJob may wait for its nodes.
+    """
+
+    cpu: Cpu
+    memory: Bytes
+    scratch: Bytes
+    shared_memory: Bytes
+    pool: str = "cpu"
+    queue_seconds: int = Field(ge=0)
+
+
 class ResourceTable(Strict):
     """The pools, and what each stage gets."""
 
     pools: Mapping[str, Pool]
     stages: Mapping[str, Resources]
+    launcher: Launcher
 
-    def pool(self, stage: str) -> Pool:
-        """The pool that a stage runs in."""
-        return self.pools[self.stages[stage].pool]
-
-    def node_selector(self, stage: str) -> dict[str, str]:
-        """Labels of the nodes that a stage may run on."""
+    def task(self, stage: str) -> Resources:
+        """What the task of a stage gets: the stage's own, or its launcher's."""
         own = self.stages[stage]
+        if own.nodes == 1:
+            return own
+        small = self.launcher.model_dump(exclude={"queue_seconds"})
+        seconds = own.timeout_seconds + self.launcher.queue_seconds
+        single = {"nodes": 1, "gpus": 0, "gpu_product": None, "timeout_seconds": seconds}
+        return own.model_copy(update={**small, **single})
+
+    def pool(self, own: Resources) -> Pool:
+        """The pool that a pod runs in."""
+        return self.pools[own.pool]
+
+    def node_selector(self, own: Resources) -> dict[str, str]:
+        """Labels of the nodes that a pod may run on."""
         product = {"nvidia.com/gpu.product": own.gpu_product} if own.gpu_product else {}
         return {POOL_LABEL: own.pool, **product}
 
@@ -111,22 +145,22 @@ def load_resources(section: Mapping[str, Any]) -> ResourceTable:
     """Loads the table and puts a profile's section ``resources`` over it.
 
     Args:
-        section: What changes, by stage; ``pools`` adds pools.
+        section: What changes, by stage; ``pools`` adds pools, ``launcher`` is of several nodes.
 
     Raises:
         InputError: An unknown stage, pool or key, or a value that Kubernetes would not take.
     """
     table = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
     for name, changes in section.items():
-        if name != "pools" and name not in ALL_STAGES:
+        if name not in _OTHERS and name not in ALL_STAGES:
             raise InputError(
                 f"resources.{name}",
                 changes,
                 "is not a stage",
-                legal=", ".join([*ALL_STAGES, "pools"]),
+                legal=", ".join([*ALL_STAGES, *_OTHERS]),
                 fix=closest(name, ALL_STAGES),
             )
-        target = table["pools"] if name == "pools" else table["stages"][name]
+        target = table[name] if name in _OTHERS else table["stages"][name]
         _merge(target, changes, f"resources.{name}")
     try:
         loaded = ResourceTable.model_validate(table)
@@ -140,27 +174,34 @@ def load_resources(section: Mapping[str, Any]) -> ResourceTable:
             fix="see pipelines/resources.yaml for the keys and their units",
         ) from error
     for name in loaded.stages:
-        _check_pool(loaded, name)
+        _check_pool(loaded, name, loaded.stages[name])
+        if loaded.stages[name].nodes > 1:
+            _check_pool(loaded, "launcher", loaded.task(name))
     return loaded
 
 
 def check_processes(table: ResourceTable, configs: Mapping[str, StageConfig]) -> None:
-    """Checks that a stage has a GPU for each of its processes, and none that it leaves idle.
+    """Checks that a stage's processes fill its nodes: one for each GPU, and no node left idle.
 
     Raises:
         InputError: Otherwise.
     """
     for name, config in configs.items():
-        gpus = table.stages[name].gpus
-        holder = next((h for h in (config, config.runtime) if hasattr(h, "num_processes")), None)
-        processes = getattr(holder, "num_processes", 1)
-        if gpus in (0, processes):
+        gpus, nodes = table.stages[name].gpus, table.stages[name].nodes
+        processes, field = num_processes(config)
+        if nodes > 1 and (processes < nodes or processes % nodes):
+            raise InputError(
+                f"resources.{name}.nodes",
+                nodes,
+                f"does not divide the {processes} process(es) of the stage",
+                fix=f"--set {name}.{field}={nodes * max(1, gpus)}" if field else "use one node",
+            )
+        if gpus in (0, processes // nodes):
             continue
-        fix = f"--set resources.{name}.gpus={processes}"
-        if holder is not None:
-            section = name if holder is config else f"{name}.runtime"
-            fix += f" or --set {section}.num_processes={gpus}"
-        problem = f"does not go with {processes} process(es) of the stage"
+        fix = f"--set resources.{name}.gpus={processes // nodes}"
+        if field:
+            fix += f" or --set {name}.{field}={nodes * gpus}"
+        problem = f"does not go with {processes // nodes} process(es) of the stage on a node"
         raise InputError(f"resources.{name}.gpus", gpus, problem, fix=fix)
 
 
@@ -174,11 +215,10 @@ def _merge(target: dict[str, Any], changes: Any, field: str) -> None:
             target[key] = value
 
 
-def _check_pool(table: ResourceTable, stage: str) -> None:
-    own = table.stages[stage]
+def _check_pool(table: ResourceTable, name: str, own: Resources) -> None:
     if own.pool not in table.pools:
         raise InputError(
-            f"resources.{stage}.pool",
+            f"resources.{name}.pool",
             own.pool,
             "is not a node pool",
             legal=", ".join(table.pools),
@@ -187,9 +227,9 @@ def _check_pool(table: ResourceTable, stage: str) -> None:
     has_gpus = table.pools[own.pool].gpu_resource is not None
     if has_gpus != (own.gpus > 0):
         problem = "needs at least one GPU" if has_gpus else f"has none of {own.gpus} GPU(s)"
-        legal = [name for name, pool in table.pools.items() if bool(pool.gpu_resource) != has_gpus]
+        legal = [key for key, pool in table.pools.items() if bool(pool.gpu_resource) != has_gpus]
         raise InputError(
-            f"resources.{stage}.pool",
+            f"resources.{name}.pool",
             own.pool,
             problem,
             fix=f"set gpus, or the pool to {' or '.join(legal)}",

@@ -1,8 +1,9 @@
 """Models of the custom resources that the manifests use, after their definitions.
 
-No package has their JSON schemas, so the fields that we use are written down here; any other one is
-refused, which catches what a misspelt or outgrown field would be: dropped without a word by the
-cluster. Sources: the definitions of Kueue v1beta2 and of External Secrets v1.
+No package has their JSON schemas, so the fields that we use are written down here, but for those of
+Kubeflow Trainer, whose package has models. Any other field is refused, which catches what a
+misspelt or outgrown one would be: dropped without a word by the cluster. Sources: the definitions
+of Kueue v1beta2 and of External Secrets v1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from pipelines import train_job
 from validation.objects import Finding, Manifest, name_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
@@ -172,8 +174,10 @@ MODELS: dict[tuple[str, str], type[BaseModel]] = {
 
 def check(manifest: Manifest) -> list[Finding]:
     """Checks a custom resource against its model."""
-    model = MODELS.get((manifest["apiVersion"], manifest["kind"]))
     subject = name_of(manifest)
+    if manifest["apiVersion"].startswith("trainer.kubeflow.org/"):
+        return _of_trainer(manifest)
+    model = MODELS.get((manifest["apiVersion"], manifest["kind"]))
     if model is None:
         return [Finding(subject, f"{manifest['apiVersion']} {manifest['kind']} has no schema")]
     unknown = set(manifest) - {"apiVersion", "kind", "metadata", "spec"}
@@ -186,3 +190,12 @@ def check(manifest: Manifest) -> list[Finding]:
             for item in error.errors()
         ]
     return findings
+
+
+def _of_trainer(manifest: Manifest) -> list[Finding]:
+    """Trainer's package has models of its objects."""
+    try:
+        train_job.checked(manifest)
+    except ValueError as error:
+        return [Finding(name_of(manifest), str(error))]
+    return []

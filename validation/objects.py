@@ -63,6 +63,8 @@ def pods(manifests: Iterable[Manifest]) -> Iterator[Pod]:
             template = spec["jobTemplate"]["spec"]["template"]
         elif manifest["kind"] == "Pod":
             template = manifest
+        elif manifest["kind"] == "TrainingRuntime":
+            continue  # of TrainJobs that come and go; see runtime_pods
         elif "template" in spec and "containers" in spec["template"].get("spec", {}):
             template = spec["template"]
         else:
@@ -74,6 +76,20 @@ def pods(manifests: Iterable[Manifest]) -> Iterator[Pod]:
             labels=template.get("metadata", {}).get("labels", {}),
             spec=template["spec"],
         )
+
+
+def runtime_pods(manifests: Iterable[Manifest]) -> Iterator[Pod]:
+    """Yields the pods that TrainJobs take over from their runtime; they have no image yet."""
+    for runtime in of_kind(manifests, "TrainingRuntime"):
+        for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
+            template = job["template"]["spec"]["template"]
+            yield Pod(
+                subject=name_of(runtime),
+                namespace=runtime["metadata"]["namespace"],
+                replicas=runtime["spec"]["mlPolicy"]["numNodes"],
+                labels=template.get("metadata", {}).get("labels", {}),
+                spec=template["spec"],
+            )
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

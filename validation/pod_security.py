@@ -7,10 +7,10 @@ and no token of the cluster's API for pods that do not use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from validation.objects import Finding, Manifest, Pod, pods
+from validation.objects import Finding, Manifest, Pod, pods, runtime_pods
 
 _VOLUMES = frozenset(
     (
@@ -41,10 +41,10 @@ EXCEPTIONS: dict[str, frozenset[str]] = {
 _Broken = tuple[str, str]  # the rule and how it is broken
 
 
-def check(manifests: Iterable[Manifest]) -> list[Finding]:
+def check(manifests: Sequence[Manifest]) -> list[Finding]:
     """Checks all pods; an exception that is not needed is a finding too."""
     findings = []
-    for pod in pods(manifests):
+    for pod in [*pods(manifests), *runtime_pods(manifests)]:
         broken = list(restricted(pod.spec))
         allowed = EXCEPTIONS.get(pod.subject, frozenset())
         findings += [

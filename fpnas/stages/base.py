@@ -248,12 +248,12 @@ def execute(
     key = artifact_key(stage, config, inputs, store)
     found = find_artifact(store, key)
     if found is not None:
-        _write_end(events, found, cached=True)
+        write_end(events, found, cached=True)
         return found, True
     started = time.monotonic()
     load = OtherLoad(int(os.environ.get(ENGINE_PID, os.getpid())))
     with (
-        _stop_flag() as stop_requested,
+        stop_flag() as stop_requested,
         tracked(stage, config, info, key, stop_requested) as tracking,
     ):
         writer = store.create(
@@ -283,11 +283,12 @@ def execute(
             artifact = writer.commit()
         checkpoints.delete()
         tracking.set_tags({"fpnas.artifact": artifact.uri, "fpnas.digest": artifact.digest})
-    _write_end(events, artifact, cached=False)
+    write_end(events, artifact, cached=False)
     return artifact, False
 
 
-def _write_end(events: Events, artifact: Artifact, *, cached: bool) -> None:
+def write_end(events: Events, artifact: Artifact, *, cached: bool) -> None:
+    """Tells the engine that the stage has its artifact."""
     seconds = artifact.bill.get("seconds")
     events.write("end", status="finished", cached=cached, uri=artifact.uri, seconds=seconds)
 
@@ -348,7 +349,7 @@ def stop_signals_handled(handler: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
+def stop_flag() -> Iterator[Callable[[], bool]]:
     """Turns a stop signal into a flag while a stage works."""
     stopped = False
 

@@ -67,6 +67,14 @@ class StageConfig(Strict):
             ) from error
 
 
+def num_processes(config: StageConfig) -> tuple[int, str]:
+    """How many processes a stage has, and the option that says so; empty where there is none."""
+    for holder, field in ((config, "num_processes"), (config.runtime, "runtime.num_processes")):
+        if hasattr(holder, "num_processes"):
+            return holder.num_processes, field
+    return 1, ""
+
+
 class SpaceConfig(Strict):
     """A search space at an operating point, complete, so that a stage needs no file.
 

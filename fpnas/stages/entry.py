@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fpnas.errors import FpnasError
-from fpnas.stages.base import ALL_STAGES, ENGINE_PID, RunInfo, execute
+from fpnas.stages.base import ALL_STAGES, ENGINE_PID, RunInfo
 from fpnas.stages.events import Events
+from fpnas.stages.train_job import perform
 from fpnas.storage import connect
 
 LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
@@ -49,7 +50,7 @@ def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: s
             role: store.open(json.loads(Path(path).read_text(encoding="utf-8"))["uri"])
             for role, path in inputs.items()
         }
-        artifact, _ = execute(stage, parsed, RunInfo.model_validate_json(info), artifacts, store)
+        artifact, _ = perform(stage, parsed, RunInfo.model_validate_json(info), artifacts, store)
     except BaseException as error:
         traceback.print_exc()
         status = error.exit_status if isinstance(error, FpnasError) else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from fpnas.parallel import Ranks
-    from fpnas.stages.base import StageContext
+    from fpnas.stages.base import RunInfo, Stage, StageContext
+    from fpnas.stages.config import StageConfig
+    from fpnas.storage import Artifact
 
 _GRACE_SECONDS = 5
 
@@ -86,12 +89,7 @@ def _free_port() -> int:
 
 
 def _companion(context: StageContext, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    job = {
-        "stage": context.stage.name,
-        "config": context.config.model_dump(mode="json"),
-        "info": context.info.model_dump(mode="json"),
-        "inputs": {role: artifact.uri for role, artifact in context.inputs.items()},
-    }
+    job = job_of(context.stage, context.config, context.info, context.inputs)
     process = subprocess.Popen(
         [sys.executable, "-m", "fpnas.stages.ranks"],
         env=dict(environ),
@@ -101,6 +99,18 @@ def _companion(context: StageContext, environ: Mapping[str, str]) -> subprocess.
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()
     return process
+
+
+def job_of(
+    stage: Stage, config: StageConfig, info: RunInfo, inputs: Mapping[str, Artifact]
+) -> dict[str, Any]:
+    """What another process needs to run a stage, as JSON has it."""
+    return {
+        "stage": stage.name,
+        "config": config.model_dump(mode="json"),
+        "info": info.model_dump(mode="json"),
+        "inputs": {role: artifact.uri for role, artifact in inputs.items()},
+    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -146,7 +156,7 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
         FpnasError: Bad input or a fault.
     """
     from fpnas.stages.base import (
-        STAGES,
+        ALL_STAGES,
         RunInfo,
         StageContext,
         artifact_key,
@@ -156,11 +166,13 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
     from fpnas.stages.events import Events
     from fpnas.storage import connect
 
-    stage, store = STAGES[stage_name], connect()
+    stage, store = ALL_STAGES[stage_name], connect()
     parsed = stage.config_type.parse(config, stage_name)
     artifacts = {role: store.open(uri) for role, uri in inputs.items()}
     if find_artifact(store, artifact_key(stage, parsed, artifacts, store)) is not None:
         return  # rank 0 finds it too
+    # Rank 0 says when to stop: it writes a checkpoint first, which needs the others.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     nothing: Any = NullRun()
     context = StageContext(
         stage,

