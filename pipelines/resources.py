@@ -16,7 +16,7 @@ from fpnas.stages.config import StageConfig, Strict, num_processes
 POOL_LABEL = "fpnas.io/pool"
 """Label of a node that says which pool it belongs to."""
 
-_OTHERS = ("pools", "launcher")
+_OTHERS = ("pools", "priorities", "launcher")
 _TABLE = Path(__file__).with_name("resources.yaml")
 
 Cpu = Annotated[str, BeforeValidator(str), Field(pattern=r"^([1-9]\d*|\d+\.\d+|[1-9]\d*m)$")]
@@ -75,7 +75,7 @@ class Resources(Strict):
         pool: The node pool.
         timeout_seconds: Of one try.
         retries: After a failed try.
-        priority: A workload priority class of Kueue; None takes the queue's default.
+        priority: One of the table's ``priorities``; None counts as 0.
         grace_seconds: Between SIGTERM and SIGKILL; a checkpoint is written in it. Of the engine
             argo; KFP has no such option.
     """
@@ -115,9 +115,17 @@ class Launcher(Strict):
 
 
 class ResourceTable(Strict):
-    """The pools, and what each stage gets."""
+    """The pools, and what each stage gets.
+
+    Attributes:
+        pools: By name.
+        priorities: Kueue's workload priority classes that the cluster has.
+        stages: By name.
+        launcher: Of a stage on several nodes.
+    """
 
     pools: Mapping[str, Pool]
+    priorities: tuple[str, ...]
     stages: Mapping[str, Resources]
     launcher: Launcher
 
@@ -145,7 +153,8 @@ def load_resources(section: Mapping[str, Any]) -> ResourceTable:
     """Loads the table and puts a profile's section ``resources`` over it.
 
     Args:
-        section: What changes, by stage; ``pools`` adds pools, ``launcher`` is of several nodes.
+        section: What changes, by stage; ``pools`` adds pools, ``priorities`` replaces
+            the list, ``launcher`` is of several nodes.
 
     Raises:
         InputError: An unknown stage, pool or key, or a value that Kubernetes would not take.
@@ -161,7 +170,10 @@ def load_resources(section: Mapping[str, Any]) -> ResourceTable:
                 fix=closest(name, ALL_STAGES),
             )
         target = table[name] if name in _OTHERS else table["stages"][name]
-        _merge(target, changes, f"resources.{name}")
+        if isinstance(target, list):
+            table[name] = changes
+        else:
+            _merge(target, changes, f"resources.{name}")
     try:
         loaded = ResourceTable.model_validate(table)
     except ValidationError as error:
@@ -175,6 +187,7 @@ def load_resources(section: Mapping[str, Any]) -> ResourceTable:
         ) from error
     for name in loaded.stages:
         _check_pool(loaded, name, loaded.stages[name])
+        _check_priority(loaded, name)
         if loaded.stages[name].nodes > 1:
             _check_pool(loaded, "launcher", loaded.task(name))
     return loaded
@@ -233,4 +246,17 @@ def _check_pool(table: ResourceTable, name: str, own: Resources) -> None:
             own.pool,
             problem,
             fix=f"set gpus, or the pool to {' or '.join(legal)}",
+        )
+
+
+def _check_priority(table: ResourceTable, stage: str) -> None:
+    priority = table.stages[stage].priority
+    if priority is not None and priority not in table.priorities:
+        raise InputError(
+            f"resources.{stage}.priority",
+            priority,
+            "is no priority class",
+            legal=", ".join(table.priorities),
+            fix=f"{closest(priority, table.priorities)}, or add the cluster's own to "
+            "resources.priorities",
         )

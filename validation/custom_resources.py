@@ -85,6 +85,13 @@ class LocalQueue(_Strict):
     clusterQueue: Name  # noqa: N815
 
 
+class WorkloadPriorityClass(_Strict):
+    """Kueue: which of two waiting stages goes first. Its fields are not under ``spec``."""
+
+    value: int = Field(ge=-(2**31), lt=2**31)
+    description: str
+
+
 class _StoreReference(_Strict):
     kind: Literal["SecretStore", "ClusterSecretStore"]
     name: Name
@@ -163,10 +170,13 @@ class SecretStore(_Strict):
     provider: _Provider
 
 
+_OF_EVERY_OBJECT = ("apiVersion", "kind", "metadata")
+
 MODELS: dict[tuple[str, str], type[BaseModel]] = {
     ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): ResourceFlavor,
     ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): ClusterQueue,
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"): LocalQueue,
+    ("kueue.x-k8s.io/v1beta2", "WorkloadPriorityClass"): WorkloadPriorityClass,
     ("external-secrets.io/v1", "ExternalSecret"): ExternalSecret,
     ("external-secrets.io/v1", "SecretStore"): SecretStore,
 }
@@ -180,13 +190,16 @@ def check(manifest: Manifest) -> list[Finding]:
     model = MODELS.get((manifest["apiVersion"], manifest["kind"]))
     if model is None:
         return [Finding(subject, f"{manifest['apiVersion']} {manifest['kind']} has no schema")]
-    unknown = set(manifest) - {"apiVersion", "kind", "metadata", "spec"}
+    contents = {key: manifest[key] for key in manifest if key not in _OF_EVERY_OBJECT}
+    flat = model is WorkloadPriorityClass
+    place = () if flat else ("spec",)
+    unknown = set() if flat else set(contents) - {"spec"}
     findings = [Finding(subject, f"{field} is not a field") for field in sorted(unknown)]
     try:
-        model.model_validate(manifest.get("spec", {}))
+        model.model_validate(contents if flat else contents.get("spec", {}))
     except ValidationError as error:
         findings += [
-            Finding(subject, f"spec.{'.'.join(map(str, item['loc']))}: {item['msg']}")
+            Finding(subject, f"{'.'.join(map(str, (*place, *item['loc'])))}: {item['msg']}")
             for item in error.errors()
         ]
     return findings

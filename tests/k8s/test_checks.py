@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines.resources import load_resources
 from validation import capacity, kustomize, network, pod_security, references, schemas
 from validation.objects import pods
 
@@ -41,6 +42,24 @@ def test_an_unknown_or_wrong_field_is_found(overlay, kind, name, change, problem
     manifests = overlay("onprem")
     named(manifests, kind, name)["spec"].update(change)
     assert problem in text(schemas.check(manifests))
+
+
+def test_a_priority_class_has_its_fields_at_the_top(overlay):
+    manifests = overlay("onprem")
+    named(manifests, "WorkloadPriorityClass", "fpnas-low").update(value="low", priority=1)
+    found = text(schemas.check(manifests))
+    assert "fpnas-low: value: Input should be a valid integer" in found
+    assert "fpnas-low: priority: Extra inputs" in found
+
+
+def test_the_priorities_that_a_stage_may_have_are_made(overlay):
+    made = {
+        m["metadata"]["name"]: m["value"]
+        for m in overlay("gke")
+        if m["kind"] == "WorkloadPriorityClass"
+    }
+    assert set(made) == set(load_resources({}).priorities)
+    assert made["fpnas-low"] < 0 < made["fpnas-high"]
 
 
 def test_a_flavor_has_to_list_all_covered_resources(overlay):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 SPOT = (
     *("resources.coarse.pool=gpu-spot", "resources.coarse.gpus=1"),
-    *("resources.coarse.retries.limit=7", "resources.coarse.priority=high"),
+    *("resources.coarse.retries.limit=7", "resources.coarse.priority=fpnas-high"),
 )
 
 
@@ -69,7 +69,7 @@ def test_kfp_gives_a_stage_what_the_table_says(documents):
     assert own["podMetadata"]["labels"] == {
         "fpnas.io/stage": "coarse",
         "kueue.x-k8s.io/queue-name": "fpnas",
-        "kueue.x-k8s.io/priority-class": "high",
+        "kueue.x-k8s.io/priority-class": "fpnas-high",
     }
     assert own["securityContext"]["runAsNonRoot"] is True
 

@@ -42,6 +42,11 @@ def test_a_pool_of_ones_own_can_be_used():
     assert table.pool(table.stages["train"]).gpu_resource == "amd.com/gpu"
 
 
+def test_a_cluster_may_have_priorities_of_its_own():
+    table = load_resources({"priorities": ["urgent"], "train": {"priority": "urgent"}})
+    assert table.stages["train"].priority == "urgent"
+
+
 @pytest.mark.parametrize(
     ("section", "field", "words"),
     [
@@ -54,6 +59,11 @@ def test_a_pool_of_ones_own_can_be_used():
         ({"train": {"gpus": 1}}, "resources.train.pool", "gpu or gpu-spot"),
         ({"train": {"retries": {"limit": -1}}}, "resources.train.retries.limit", "greater than"),
         ({"train": 3}, "resources.train", "not a mapping"),
+        (
+            {"train": {"priority": "fpnas-hi"}},
+            "resources.train.priority",
+            "did you mean fpnas-high",
+        ),
     ],
 )
 def test_a_wrong_entry_is_named(section, field, words):
