@@ -17,6 +17,8 @@ SEED ?= 0
 SET ?=
 PORT ?= 5000
 NAME ?=
+FORCE ?=
+SUMMARY ?=
 IMAGES ?=
 PHOTOS ?=
 OVERLAY ?=
@@ -31,7 +33,7 @@ BASELINE_OPTIONS = --space '$(SPACE)' $(if $(MODEL),--model '$(MODEL)') --data '
 RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 IMAGE_OPTIONS = $(if $(BASE),--base '$(BASE)') $(if $(TOOL),--tool '$(TOOL)')
 
-.PHONY: help setup pipeline-run baseline pipeline-compile mlflow-ui compare doctor \
+.PHONY: help setup pipeline-run retrain baseline pipeline-compile mlflow-ui compare doctor \
   images push-images validate validate-k8s validate-dockerfiles k8s-render bench-images bench-search bench-engine bench-gpu bench-loader bench-train \
   test lint format clean
 
@@ -55,6 +57,9 @@ setup: $(VENV)/.stamp  ## Create .venv with everything that is needed
 
 pipeline-run: setup  ## Search, decode, train, distill and register (see the options below)
 	@$(BIN)/fpnas run --engine '$(ENGINE)' $(RUN_OPTIONS)
+
+retrain: setup  ## Do the same if what the champion was made of has changed, ENGINE=local or kfp
+	@$(BIN)/fpnas retrain --engine '$(ENGINE)' $(RUN_OPTIONS) $(if $(FORCE),--force) $(if $(SUMMARY),--summary '$(SUMMARY)')
 
 baseline: setup  ## Train the published network NAME, or NAME=random, by the same recipe
 	@test -n '$(NAME)' || { echo "give NAME=mobilenet_v3_small, or see $(BIN)/fpnas baseline --help"; exit 2; }

@@ -18,6 +18,7 @@ from fpnas.errors import FpnasError, InputError
 from pipelines.commands import add_cluster_commands
 from pipelines.model_commands import add_model_commands
 from pipelines.options import (
+    BaselineOption,
     DataOption,
     JsonOption,
     ModelOption,
@@ -28,6 +29,7 @@ from pipelines.options import (
     StrategyOption,
     print_json,
 )
+from pipelines.retrain_commands import add_retrain_commands
 
 app = typer.Typer(
     name="fpnas",
@@ -156,21 +158,18 @@ def compile_command(
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
-    baseline_name: Annotated[
-        str | None, typer.Option("--baseline", help="Of this network, as in fpnas baseline.")
-    ] = None,
+    baseline: BaselineOption = None,
     engine: Annotated[
         str, typer.Option("--engine", help="kfp, or argo for Argo Workflows without Kubeflow.")
     ] = "kfp",
 ) -> None:
     """Write the pipeline for a cluster: KFP's intermediate representation, or Argo's template."""
-    from pipelines.baseline import plan_baseline
+    from pipelines.baseline import plan_for
     from pipelines.compile import compile_pipeline
-    from pipelines.plan import Request, make_plan
+    from pipelines.plan import Request
 
     request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
-    plan = plan_baseline(baseline_name, request) if baseline_name else make_plan(request)
-    compile_pipeline(plan, output, engine)
+    compile_pipeline(plan_for(request, baseline), output, engine)
     _console.print(f"wrote {output}", highlight=False)
 
 
@@ -312,6 +311,7 @@ def _read_json(path: Path) -> Any:
 # After the others, as fpnas --help lists them.
 add_model_commands(app)
 add_cluster_commands(app)
+add_retrain_commands(app)
 
 
 def main() -> None:

@@ -33,17 +33,36 @@ class RegisteredModel:
     uri: str
 
 
-def alias_tags(tracking: Tracking, name: str, alias: str) -> dict[str, str] | None:
-    """Returns the tags of the model version that has an alias, or None when none has it."""
+@dataclass(frozen=True)
+class ModelVersion:
+    """What a version says of itself: its tags, and the run that it was logged to."""
+
+    version: int
+    tags: Mapping[str, str]
+    run_id: str
+
+
+def version_with_alias(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
+    """Returns the model version that has an alias, or None when none has it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return dict(connect_client(tracking.uri)().get_model_version_by_alias(name, alias).tags)
+        return _version(connect_client(tracking.uri)().get_model_version_by_alias(name, alias))
     except MlflowException as error:
         missing = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
         if error.error_code in missing:
             return None
         raise
+
+
+def version_with_tag(tracking: Tracking, name: str, key: str, value: str) -> ModelVersion | None:
+    """Returns the newest version of a model with a tag, or None."""
+    found = _find_version(connect_client(tracking.uri)(), name, key, value)
+    return _version(found) if found is not None else None
+
+
+def _version(found: Any) -> ModelVersion:
+    return ModelVersion(int(found.version), dict(found.tags), str(found.run_id))
 
 
 def register_model(
@@ -92,7 +111,7 @@ def register_model(
     all_tags = {key: str(value) for key, value in {**(tags or {}), MODEL_DIGEST: digest}.items()}
     for path in files:
         client.log_artifact(run_id, str(path), FILES_FOLDER)
-    found = _find_version(client, name, digest)
+    found = _find_version(client, name, MODEL_DIGEST, digest)
     if found is None:
         status = client.get_run(run_id).info.status
         info = _log_model(tracking, run_id, model.cpu().eval(), input_example)
@@ -116,8 +135,8 @@ def register_model(
     return RegisteredModel(name, int(found.version), tuple(aliases), str(found.source))
 
 
-def _find_version(client: Any, name: str, digest: str) -> Any | None:
-    found = client.search_model_versions(f"name = '{name}' and tags.{MODEL_DIGEST} = '{digest}'")
+def _find_version(client: Any, name: str, key: str, value: str) -> Any | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.{key} = '{value}'")
     return max(found, key=lambda version: int(version.version), default=None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "fpnas"
+OWN_SERVER = "FPNAS_OWN_MLFLOW"
+"""Environment variable: address of an MLflow server that this machine started for itself."""
+
 _SECRET = re.compile(
     r"secret|password|passwd|token|credential|(^|[._-])(api)?_?key($|[._-]|_id)", re.I
 )
@@ -57,30 +61,39 @@ class Tracking:
 def experiment_url(server: str, experiment_id: str) -> str:
     """Returns the UI's page with an experiment's runs, and charts of their figures."""
     return (
-        f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
+        f"{_page(server)}/#/experiments/{experiment_id}/runs"
         f"?compareRunsMode=CHART&{_TRAINING_PAGES}"
     )
 
 
 def run_url(server: str, experiment_id: str, run_id: str) -> str:
     """Returns the UI's page of one run."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
+    return f"{_page(server)}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
 
 
 def compare_url(server: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """Returns the UI's page that compares runs."""
     runs = json.dumps(list(run_ids), separators=(",", ":"))
     experiments = json.dumps([experiment_id])
-    return (
-        f"{server.rstrip('/')}/#/compare-runs?runs={runs}&experiments={experiments}"
-        f"&{_TRAINING_PAGES}"
-    )
+    return f"{_page(server)}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING_PAGES}"
 
 
 def tracking_uri(environ: Mapping[str, str] = os.environ) -> str:
     """Returns ``MLFLOW_TRACKING_URI``, else the address of a sqlite file in the home."""
     given = environ.get("MLFLOW_TRACKING_URI")
     return given or f"sqlite:///{home_directory(environ) / 'mlflow.db'}"
+
+
+def registry_name(environ: Mapping[str, str] = os.environ) -> str:
+    """Returns what tells one registry from another, and is empty for this machine's own.
+
+    It is a digest of ``MLFLOW_TRACKING_URI``, since an address may hold a password. A server that
+    this machine has started over its own file, and named in ``FPNAS_OWN_MLFLOW``, is this
+    machine's own too.
+    """
+    uri = environ.get("MLFLOW_TRACKING_URI", "")
+    own = uri in ("", environ.get(OWN_SERVER))
+    return "" if own else hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
 def initialise(environ: Mapping[str, str] = os.environ) -> Tracking:
@@ -375,6 +388,11 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield name, value
         else:
             yield name, json.dumps(value, default=str)
+
+
+def _page(server: str) -> str:
+    """A server's address as a page's: a person has a password of their own."""
+    return re.sub(r"//[^/@]*@", "//", server).rstrip("/")
 
 
 def _without_password(uri: str) -> str:

@@ -18,7 +18,15 @@ from fpnas.stages.base import BASELINE_STAGES, RunInfo
 from fpnas.stages.config import StageConfig
 from fpnas.storage import Store
 from pipelines.local import Outcome
-from pipelines.plan import Request, absolute, apply_overrides, load_profile, resolve_space
+from pipelines.plan import (
+    Plan,
+    Request,
+    absolute,
+    apply_overrides,
+    load_profile,
+    make_plan,
+    resolve_space,
+)
 from pipelines.resources import ResourceTable, check_processes, load_resources
 from pipelines.run import carry_out, stage_entries
 
@@ -105,6 +113,15 @@ def plan_baseline(name: str, request: Request) -> BaselinePlan:
         kind="baseline",
     )
     return BaselinePlan(name, request, info, configs, resources)
+
+
+def plan_for(request: Request, baseline: str | None) -> Plan | BaselinePlan:
+    """Resolves a request of a search, or of a baseline when one is named.
+
+    Raises:
+        InputError: Naming what cannot be used.
+    """
+    return plan_baseline(baseline, request) if baseline else make_plan(request)
 
 
 def _command(name: str, request: Request) -> str:

@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fpnas.errors import FpnasError, InputError
+from fpnas.errors import FpnasError, InputError, StoppedError
 from pipelines import names
 from pipelines.options import (
+    BaselineOption,
     DataOption,
     JsonOption,
     ModelOption,
@@ -66,17 +67,20 @@ def submit(
     namespace: NamespaceOption = None,
     pipeline_root: RootOption = None,
     service_account: AccountOption = names.SERVICE_ACCOUNT,
+    baseline: BaselineOption = None,
     again: Annotated[bool, typer.Option("--again", help="Even if it has succeeded.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start the run on Kubeflow Pipelines, once: the same command finds a run that is there."""
+    from pipelines.baseline import plan_for
     from pipelines.kfp_body import run_body
-    from pipelines.plan import Request, make_plan
+    from pipelines.plan import Request
 
-    plan = make_plan(Request(space, model, data, profile, strategy, seed, tuple(overrides or ())))
+    request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
+    plan = plan_for(request, baseline)
     body = run_body(plan, pipeline_root, service_account)
-    server = _server(endpoint, namespace)
+    server = server_at(endpoint, namespace)
     server.check()
     name = plan.info.run_id
     run, made = server.submit(name, server.experiment(experiment), body, again=again)
@@ -84,7 +88,7 @@ def submit(
         run = server.wait(run["run_id"])
     _print(as_json, {**_summary(run), "made": made}, "made" if made else "was there")
     if wait:
-        _end(run)
+        raise_unless_succeeded(run)
 
 
 def status(
@@ -101,7 +105,7 @@ def status(
     from pipelines.kfp_body import tasks
     from pipelines.pods import Cluster
 
-    server = _server(endpoint, namespace)
+    server = server_at(endpoint, namespace)
     found = server.run(_identifier(server, run, experiment))
     try:
         pods = Cluster(pods_namespace).findings(found["run_id"])
@@ -137,7 +141,7 @@ def logs(
     from pipelines.pods import Cluster
 
     cluster = Cluster(pods_namespace)
-    server = _server(endpoint, namespace)
+    server = server_at(endpoint, namespace)
     text = cluster.log(_identifier(server, run, experiment), stage, lines)
     typer.echo(json.dumps({"run": run, "stage": stage, "log": text}, indent=2) if as_json else text)
 
@@ -166,7 +170,7 @@ def schedule(
     plan = make_plan(Request(space, model, data, profile, strategy, seed, tuple(overrides or ())))
     parsed, name = cron_of(cron), plan.info.run_id
     body = run_body(plan, pipeline_root, service_account)
-    server = _server(endpoint, namespace)
+    server = server_at(endpoint, namespace)
     server.check()
     identifier = server.experiment(experiment)
     if remove:
@@ -186,12 +190,17 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Stop a run; what is finished is kept, and submitting it again goes on."""
-    server = _server(endpoint, namespace)
+    server = server_at(endpoint, namespace)
     found = server.cancel(_identifier(server, run, experiment))
     _print(as_json, _summary(found), found.get("state", ""))
 
 
-def _server(endpoint: str, namespace: str | None) -> Server:
+def server_at(endpoint: str, namespace: str | None) -> Server:
+    """The server of an endpoint, with the token of ``KF_PIPELINES_SA_TOKEN_PATH``.
+
+    Raises:
+        InputError: The endpoint is no address, or the token cannot be read.
+    """
     from pipelines.kfp_server import Server
 
     path = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
@@ -230,10 +239,15 @@ def _print(as_json: bool, result: dict[str, Any], words: str) -> None:
         _console.print(words, highlight=False, markup=False)
 
 
-def _end(run: dict[str, Any]) -> None:
-    state = run.get("state")
-    if state == "CANCELED":
-        raise typer.Exit(75)
-    if state == "FAILED":
-        summary = _summary(run)
+def raise_unless_succeeded(run: dict[str, Any]) -> None:
+    """Ends the command as an ended run did.
+
+    Raises:
+        StoppedError: It was cancelled.
+        FpnasError: It failed.
+    """
+    summary = _summary(run)
+    if summary["state"] == "CANCELED":
+        raise StoppedError(f"{summary['run']} was cancelled; submitting it again goes on")
+    if summary["state"] == "FAILED":
         raise FpnasError(f"{summary['run']} failed: {summary['error'] or 'see fpnas status'}")

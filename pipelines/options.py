@@ -30,6 +30,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value over the profile; may be repeated."),
 ]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option("--baseline", help="Instead of a search this network, as in fpnas baseline."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -95,7 +94,7 @@ class Plan:
         }
 
 
-def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan:
+def make_plan(request: Request) -> Plan:
     """Resolves a request.
 
     Raises:
@@ -117,7 +116,7 @@ def make_plan(request: Request, environ: Mapping[str, str] = os.environ) -> Plan
     data = request.data if "://" in request.data else absolute(request.data)
     configs = {
         name: STAGES[name].config_type.parse(section, name)
-        for name, section in _stage_sections(sections, space, request, data, environ).items()
+        for name, section in _stage_sections(sections, space, request, data).items()
     }
     resources = load_resources(sections["resources"])
     check_processes(resources, configs)
@@ -144,14 +143,12 @@ def _stage_sections(
     space: SpaceConfig,
     request: Request,
     data: str,
-    environ: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     own = {name: dict(sections[name]) for name in STAGES}
     shared_space = {"space": space.model_dump()}
     seed = {"seed": request.seed}
     search = {**shared_space, **seed, "strategy": request.strategy}
     recipe = {"recipe": sections["recipe"]}
-    registered = {"name": f"fp-nas-{space.model}", "tracking": tracking_name(environ)}
     return {
         "prepare": {"data": data, **seed, **own["prepare"]},
         "coarse": {**search, **own["coarse"]},
@@ -159,14 +156,8 @@ def _stage_sections(
         "decode": own["decode"],
         "train": {**recipe, **seed, **own["train"]},
         "distill": {**shared_space, **recipe, **seed, **own["distill"]},
-        "register": {**registered, **own["register"]},
+        "register": {"name": f"fp-nas-{space.model}", **own["register"]},
     }
-
-
-def tracking_name(environ: Mapping[str, str]) -> str:
-    """A digest of the registry's address: the address itself may hold a password."""
-    uri = environ.get("MLFLOW_TRACKING_URI", "")
-    return digest(uri)[:12] if uri else ""
 
 
 def available_profiles() -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from fpnas.stages.base import MAKERS, STAGES, RunInfo, execute
 from fpnas.storage import connect, home_directory
 from pipelines.files import write_json
 from pipelines.local import Outcome
-from pipelines.plan import tracking_name
 from pipelines.run import only_one, services, summarize
 
 
@@ -51,7 +49,6 @@ def register_run(name: str) -> dict[str, Any]:
         raise InputError("RUN", name, "is a baseline, which is not registered", fix="name a search")
     stage = STAGES["register"]
     config = stage.config_type.parse(stored["configs"]["register"], "register")
-    config = config.model_copy(update={"tracking": tracking_name(os.environ)})
     events = directory / "events.jsonl"
     with only_one(directory), services(home):
         outcomes = _outcomes(events)

@@ -17,10 +17,12 @@ from fpnas.errors import InputError
 from fpnas.registry import register_model
 from fpnas.storage import connect
 from fpnas.tracking import (
+    OWN_SERVER,
     Run,
     compare_url,
     experiment_url,
     initialise,
+    registry_name,
     run_url,
     tracking_uri,
 )
@@ -273,3 +275,23 @@ def test_model_with_a_batch_of_one_is_refused(tracking, run):
         register_model(
             tracking, run.run_id, torch.nn.Flatten(), name="x", input_example=example, digest="d"
         )
+
+
+def test_the_name_of_a_registry_tells_addresses_apart_and_hides_them():
+    assert registry_name({}) == ""
+    names = {registry_name({"MLFLOW_TRACKING_URI": f"http://user:secret@{h}"}) for h in "ab"}
+    assert len(names) == 2
+    assert not any("secret" in name or name == "a" for name in names)
+    own = "http://127.0.0.1:40001"
+    environ = {"MLFLOW_TRACKING_URI": own, OWN_SERVER: own}
+    assert registry_name(environ) == ""
+    assert registry_name({**environ, OWN_SERVER: "http://127.0.0.1:40002"}) != ""
+
+
+def test_a_page_has_no_password():
+    for page in (
+        run_url("https://user:secret@host/mlflow/", "1", "r"),
+        experiment_url("https://user:secret@host/mlflow/", "1"),
+        compare_url("https://user:secret@host/mlflow/", "1", ["r"]),
+    ):
+        assert page.startswith("https://host/mlflow/#/")

@@ -245,7 +245,8 @@ def execute(
         FpnasError: Bad input, a fault, or a stop; nothing was committed then.
     """
     events = Events(stage.name)
-    key = artifact_key(stage, config, inputs, store)
+    own = identity(stage, config, inputs, store)
+    key = _key(stage, own, inputs)
     found = find_artifact(store, key)
     if found is not None:
         write_end(events, found, cached=True)
@@ -259,11 +260,11 @@ def execute(
         writer = store.create(
             key,
             kind=stage.kind,
-            config=config.identity(),
+            config=own,
             parents=inputs,
             code_version=stage.code_version(),
         )
-        checkpoints = checkpoint_slot(stage, config, inputs, store)
+        checkpoints = checkpoint_slot(store, key)
         with writer:
             context = StageContext(
                 stage,
@@ -297,10 +298,12 @@ def artifact_key(
     stage: Stage, config: StageConfig, inputs: Mapping[str, Artifact], store: Store
 ) -> str:
     """Where the stage's artifact is or will be."""
+    return _key(stage, identity(stage, config, inputs, store), inputs)
+
+
+def _key(stage: Stage, own: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
     parents = {role: artifact.digest for role, artifact in inputs.items()}
-    return stage_key(
-        stage.name, identity(stage, config, inputs, store), parents, stage.code_version()
-    )
+    return stage_key(stage.name, own, parents, stage.code_version())
 
 
 def find_artifact(store: Store, key: str) -> Artifact | None:
@@ -312,11 +315,8 @@ def find_artifact(store: Store, key: str) -> Artifact | None:
         return None
 
 
-def checkpoint_slot(
-    stage: Stage, config: StageConfig, inputs: Mapping[str, Artifact], store: Store
-) -> CheckpointSlot:
-    """Where the stage's checkpoints are."""
-    key = artifact_key(stage, config, inputs, store)
+def checkpoint_slot(store: Store, key: str) -> CheckpointSlot:
+    """Where the checkpoints are of the stage whose artifact goes to a key."""
     return CheckpointSlot(store, key.removeprefix("artifacts/"))
 
 
@@ -325,12 +325,22 @@ def identity(
 ) -> dict[str, Any]:
     """What the result depends on besides its parents and its code.
 
-    A stage module may add to its configuration with a function ``resolve(config, inputs, store)``,
-    such as what is in a folder of pictures.
+    A stage module may add to its configuration: with a function ``sources(config, store)`` what is
+    behind names of things outside, such as a folder of pictures; with ``resolve(config, inputs,
+    store)`` what takes the inputs to be known.
     """
     resolve = getattr(stage.module, "resolve", None)
-    extra = resolve(config, inputs, store) if resolve else {}
-    return {**config.identity(), **({"resolved": extra} if extra else {})}
+    extra = {
+        "sources": sources(stage, config, store),
+        "resolved": resolve(config, inputs, store) if resolve else {},
+    }
+    return {**config.identity(), **{key: value for key, value in extra.items() if value}}
+
+
+def sources(stage: Stage, config: StageConfig, store: Store) -> dict[str, Any]:
+    """What is behind the names in a configuration, which takes no input to be known."""
+    found = getattr(stage.module, "sources", None)
+    return found(config, store) if found else {}
 
 
 @contextmanager

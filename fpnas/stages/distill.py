@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from fpnas.errors import InputError
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.training import TrainingConfig, Workbench, train, write_model
 from fpnas.training.teachers import check_teacher
@@ -63,22 +64,28 @@ class Config(TrainingConfig):
     _known = field_validator("teacher")(check_teacher)
 
 
-def resolve(config: Config, inputs: Mapping[str, Artifact], _store: Store) -> dict[str, Any]:
-    """Which teacher is meant here: what is installed, in a file or in a registry may change."""
-    from fpnas.training.teachers import resolve_teacher
-
-    fitted = config.teacher_head == "fitted"
-    found: dict[str, Any] = {
-        "teacher": resolve_teacher(config.teacher, _classes(inputs["dataset"]), fitted=fitted)
-    }
+def sources(config: Config, _store: Store) -> dict[str, Any]:
+    """What is in the file or the registry that a teacher comes from."""
+    found: dict[str, Any] = {}
     for field in ("teacher", "teacher_classes"):
         path = str(getattr(config, field) or "").removeprefix("local:")
         if path and (field == "teacher_classes" or config.teacher.startswith("local:")):
+            if not Path(path).is_file():
+                raise InputError(f"distill.{field}", path, "is not a file", fix="correct the path")
             found[f"{field}_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if config.teacher.startswith("mlflow:"):
         version = _registered(config.teacher)
         found["version"] = f"{version.name} v{version.version} {version.run_id}"
     return found
+
+
+def resolve(config: Config, inputs: Mapping[str, Artifact], _store: Store) -> dict[str, Any]:
+    """Which teacher ``auto`` means here: what is installed, and whether it knows the classes."""
+    from fpnas.training.teachers import resolve_teacher
+
+    fitted = config.teacher_head == "fitted"
+    classes = _classes(inputs["dataset"])
+    return {"teacher": resolve_teacher(config.teacher, classes, fitted=fitted)}
 
 
 def _classes(dataset: Artifact) -> list[ClassInfo]:
@@ -94,7 +101,10 @@ def run(context: StageContext) -> None:
 
     config: Config = context.config
     bench = Workbench.open(context)
-    resolved = resolve(config, context.inputs, context.store)
+    resolved = {
+        **sources(config, context.store),
+        **resolve(config, context.inputs, context.store),
+    }
     saved = context.restore()
     of_student = saved is not None and saved["kept"] == _STUDENT
     lesson = _learn(context, bench, resolved, None if of_student else saved and saved["trainer"])
@@ -194,7 +204,6 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> Lesson:
 def _registered(teacher: str) -> Any:
     """The version of ``mlflow:NAME@ALIAS``."""
     from fpnas import tracking
-    from fpnas.errors import InputError
 
     name, _, alias = teacher.removeprefix("mlflow:").partition("@")
     client = tracking.connect_client(tracking.initialise().uri)()
@@ -213,7 +222,6 @@ def _registered(teacher: str) -> Any:
 def _download(teacher: str) -> str:
     """The exported weights of a registered model, as a local file."""
     from fpnas import tracking
-    from fpnas.errors import InputError
 
     version = _registered(teacher)
     client = tracking.connect_client(tracking.initialise().uri)()

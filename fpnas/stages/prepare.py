@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fpnas.stages.config import StageConfig
@@ -10,7 +9,7 @@ from fpnas.stages.config import StageConfig
 if TYPE_CHECKING:
     from fpnas.data.options import PrepareOptions
     from fpnas.stages.base import StageContext
-    from fpnas.storage import Artifact, Store
+    from fpnas.storage import Store
 
 
 class Config(StageConfig):
@@ -34,11 +33,13 @@ class Config(StageConfig):
         return PrepareOptions(**self.model_dump(exclude={"runtime"}))
 
 
-def resolve(config: Config, _inputs: Mapping[str, Artifact], store: Store) -> dict[str, Any]:
+def sources(config: Config, store: Store) -> dict[str, Any]:
     """What is behind the name ``data``: pictures may change while their place does not."""
     from fpnas.data.fingerprint import fingerprint
+    from fpnas.storage.connection import translated
 
-    return {"fingerprint": fingerprint(config.data, store.client)}
+    with translated("list", config.data):
+        return {"fingerprint": fingerprint(config.data, store.client)}
 
 
 def run(context: StageContext) -> None:

@@ -169,7 +169,8 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
     stage, store = ALL_STAGES[stage_name], connect()
     parsed = stage.config_type.parse(config, stage_name)
     artifacts = {role: store.open(uri) for role, uri in inputs.items()}
-    if find_artifact(store, artifact_key(stage, parsed, artifacts, store)) is not None:
+    key = artifact_key(stage, parsed, artifacts, store)
+    if find_artifact(store, key) is not None:
         return  # rank 0 finds it too
     # Rank 0 says when to stop: it writes a checkpoint first, which needs the others.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -181,7 +182,7 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
         store,
         artifacts,
         nothing,
-        checkpoint_slot(stage, parsed, artifacts, store),
+        checkpoint_slot(store, key),
         nothing,
         Events(stage_name, silent=True),
         lambda: False,

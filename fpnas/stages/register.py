@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fpnas.stages.config import StageConfig
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fpnas.stages.base import StageContext
+    from fpnas.storage import Artifact, Store
 
 
 class Config(StageConfig):
@@ -18,14 +20,24 @@ class Config(StageConfig):
 
     Attributes:
         name: Of the registered model; by default ``fp-nas-<operating point>``.
-        tracking: Where it is registered, so that another registry gets its own entry.
         export: Write the model in the formats of :mod:`fpnas.training.export` too, which takes
             the packages of the extra ``export``.
     """
 
     name: str
-    tracking: str = ""
     export: bool = True
+
+
+def resolve(_config: Config, inputs: Mapping[str, Artifact], _store: Store) -> dict[str, Any]:
+    """Where it is registered, and what its tags say the model was made of.
+
+    Another registry gets its own entry, by the address that this process has: the one that the
+    pipeline was submitted with may know the registry by another.
+    """
+    from fpnas.stages.fingerprint import fingerprint_of
+    from fpnas.tracking import registry_name
+
+    return {"tracking": registry_name(), "fingerprint": fingerprint_of(inputs).digest}
 
 
 def run(context: StageContext) -> None:

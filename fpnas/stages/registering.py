@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fpnas.storage import Artifact
     from fpnas.training.promotion import Candidate
 
-_CHALLENGER, _CHAMPION = "challenger", "champion"
+_CHALLENGER, CHAMPION = "challenger", "champion"
+PROMOTION = "promotion"
+"""Tag of a version: why it became the champion, or did not."""
 
 
 def register(
@@ -67,7 +69,8 @@ def _register(
     name: str = context.config.name
     network, info = load_model(context.inputs[best])
     tags = _tags(context, best, summary, speed)
-    promoted, reason = verdict(tags, registry.alias_tags(place, name, _CHAMPION))
+    champion = registry.version_with_alias(place, name, CHAMPION)
+    promoted, reason = verdict(tags, None if champion is None else champion.tags)
     size = info["input_size"]
     registered = registry.register_model(
         place,
@@ -76,9 +79,9 @@ def _register(
         name=name,
         input_example=np.zeros((2, 3, size, size), dtype=np.float32),
         digest=context.inputs[best].digest,
-        tags={**tags, "promotion": reason},
+        tags={**tags, PROMOTION: reason},
         description=description(name, summary, tags),
-        aliases=(_CHALLENGER, _CHAMPION) if promoted else (_CHALLENGER,),
+        aliases=(_CHALLENGER, CHAMPION) if promoted else (_CHALLENGER,),
         files=files,
     )
     return {
@@ -95,6 +98,7 @@ def _tags(
     context: StageContext, best: str, summary: Mapping[str, Any], speed: Mapping[str, Any]
 ) -> dict[str, str]:
     from fpnas.registry import MODEL_DIGEST
+    from fpnas.stages.fingerprint import fingerprint_of
 
     model: Artifact = context.inputs[best]
     scores = summary[{"trained": "train", "distilled": "distill"}[best]]
@@ -116,6 +120,8 @@ def _tags(
         "run": context.info.run_id,
         "trained_by": best,
         **{name: f"{value:.4g}" for name, value in speed_metrics(speed).items()},
+        "total_seconds": round(sum(a.bill.get("seconds", 0.0) for a in context.inputs.values()), 1),
+        **fingerprint_of(context.inputs).tags(),
     }
     search = summary["search"]
     if search:
@@ -137,18 +143,19 @@ def verdict(tags: Mapping[str, str], champion: Mapping[str, str] | None) -> tupl
     from fpnas.training.promotion import promotes
 
     if champion is None:
-        return promotes(_candidate(tags), None)
+        return promotes(candidate(tags), None)
     if champion.get(MODEL_DIGEST) == tags[MODEL_DIGEST]:
         return True, "it is the champion already"
     if not set(_COMPARED) <= champion.keys():
         return False, "the champion was made elsewhere and says nothing of its accuracy"
-    return promotes(_candidate(tags), _candidate(champion))
+    return promotes(candidate(tags), candidate(champion))
 
 
 _COMPARED = ("top1", "macs", "num_val_images", "dataset_digest")
 
 
-def _candidate(tags: Mapping[str, str]) -> Candidate:
+def candidate(tags: Mapping[str, str]) -> Candidate:
+    """What the promotion rule looks at, from the tags of a version."""
     from fpnas.training.promotion import Candidate
 
     top1, macs, num_images, dataset = (tags[name] for name in _COMPARED)

@@ -36,8 +36,13 @@ def promotes(challenger: Candidate, champion: Candidate | None) -> tuple[bool, s
         return False, "the champion was measured on other pictures"
     if challenger.macs > champion.macs:
         return False, f"it costs {challenger.macs} MACs, the champion {champion.macs}"
-    error = math.sqrt(sum(c.top1 * (1 - c.top1) / c.num_images for c in (challenger, champion)))
+    error = noise(challenger, champion)
     gain = challenger.top1 - champion.top1
     verdict = gain > error
     relation = "more" if verdict else "not more"
     return verdict, f"its top-1 gain of {gain:+.4f} is {relation} than the noise of {error:.4f}"
+
+
+def noise(first: Candidate, second: Candidate) -> float:
+    """One standard error of the difference of two accuracies, 0 to 1."""
+    return math.sqrt(sum(c.top1 * (1 - c.top1) / c.num_images for c in (first, second)))

@@ -18,7 +18,7 @@ NAME = "mobilenet_v2@0.25/8"
 
 def test_recipe_pictures_and_seed_are_those_of_the_search():
     request = Request(profile="laptop", seed=3, overrides=("recipe.epochs=9",))
-    search, plan = make_plan(request, {}), plan_baseline(NAME, request)
+    search, plan = make_plan(request), plan_baseline(NAME, request)
     assert plan.configs["prepare"] == search.configs["prepare"]
     train, baseline = search.configs["train"], plan.configs["baseline"]
     assert (baseline.recipe, baseline.seed) == (train.recipe, train.seed)

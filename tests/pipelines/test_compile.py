@@ -24,7 +24,7 @@ SPOT = (
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(Request(overrides=SPOT), {})
+    return make_plan(Request(overrides=SPOT))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_misspelt_field_of_argo_is_caught(template, path, misspelt):
 
 
 def test_pictures_of_this_machine_are_refused(tmp_path):
-    plan = make_plan(Request(data=str(tmp_path)), {})
+    plan = make_plan(Request(data=str(tmp_path)))
     for engine in ("kfp", "argo"):
         with pytest.raises(InputError, match="no pod of a cluster can read it"):
             compile_pipeline(plan, tmp_path / "p.yaml", engine)

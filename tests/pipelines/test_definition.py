@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("ir") / "pipeline.yaml"
-    plan = make_plan(Request(space="sa_expanded", model="l1", profile="paper"), {})
+    plan = make_plan(Request(space="sa_expanded", model="l1", profile="paper"))
     compile_pipeline(plan, path)
     return plan, path
 

@@ -157,7 +157,7 @@ def test_a_refused_token_is_bad_input(stub, server):
 @pytest.mark.parametrize("root", ["/tmp/here", "s3:/fpnas/x", "s3://", "gs://bucket/x"])
 def test_a_wrong_pipeline_root(root):
     with pytest.raises(InputError, match="is not on S3"):
-        run_body(make_plan(Request(), {}), root, "a", {})
+        run_body(make_plan(Request()), root, "a", {})
 
 
 def test_schedules():
@@ -173,7 +173,7 @@ def test_the_command_prints_one_document_and_finds_its_run_again(stub, capsys):
         commands.submit(endpoint=stub.url, as_json=True)
         document = json.loads(capsys.readouterr().out)
         assert document["made"] is made
-        assert document["run"] == make_plan(Request(), {}).info.run_id
+        assert document["run"] == make_plan(Request()).info.run_id
     run = stub.things["runs"][0]
     assert run["runtime_config"]["pipeline_root"] == "s3://fpnas/kfp"
     assert run["service_account"] == "fpnas-pipeline"

@@ -73,8 +73,8 @@ def test_a_wrong_entry_is_named(section, field, words):
 
 
 def test_resources_do_not_change_what_a_run_is():
-    plain = make_plan(Request(), {})
-    more = make_plan(Request(overrides=("resources.train.memory=64Gi",)), {})
+    plain = make_plan(Request())
+    more = make_plan(Request(overrides=("resources.train.memory=64Gi",)))
     assert more.resources.stages["train"].memory == "64Gi"
     assert more.info.run_id == plain.info.run_id
     assert more.parameters()["train_config"] == plain.parameters()["train_config"]
@@ -83,8 +83,8 @@ def test_resources_do_not_change_what_a_run_is():
 def test_every_process_of_a_stage_has_a_gpu():
     eight = ("resources.train.gpus=8", "resources.train.pool=gpu")
     with pytest.raises(InputError, match=r"--set train\.runtime\.num_processes=8"):
-        make_plan(Request(overrides=eight), {})
-    plan = make_plan(Request(overrides=(*eight, "train.runtime.num_processes=8")), {})
+        make_plan(Request(overrides=eight))
+    plan = make_plan(Request(overrides=(*eight, "train.runtime.num_processes=8")))
     assert plan.resources.stages["train"].gpus == 8
 
 
@@ -120,7 +120,7 @@ def test_processes_are_shared_out_evenly_on_nodes(changes, field, words):
 
 
 def test_the_profile_of_the_paper_searches_on_spot_gpus_and_trains_on_others():
-    stages = make_plan(Request(space="fbnetv2_f", profile="paper"), {}).resources.stages
+    stages = make_plan(Request(space="fbnetv2_f", profile="paper")).resources.stages
     pools = {name: own.pool for name, own in stages.items()}
     assert {pools["coarse"], pools["fine"]} == {"gpu-spot"}
     assert {pools["train"], pools["distill"]} == {"gpu"}

@@ -153,7 +153,7 @@ def test_a_damaged_artifact_is_made_again(finished):
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_the_local_run_and_the_ir_are_the_same_dag(finished, tmp_path):
     path = tmp_path / "pipeline.yaml"
-    compile_pipeline(make_plan(Request(space="sa_expanded", model="l1", profile="paper"), {}), path)
+    compile_pipeline(make_plan(Request(space="sa_expanded", model="l1", profile="paper")), path)
     graph = graph_of(next(yaml.safe_load_all(path.read_text())))
     edges = {name: node.sources for name, node in graph.items()}
     assert set(edges) == set(STAGES)

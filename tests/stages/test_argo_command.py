@@ -46,7 +46,7 @@ def run_as_argo(template, stage, bench, folder, **inputs):
 def test_the_address_that_a_stage_writes_is_the_next_ones_input(bench, tmp_path):
     few = ("prepare.max_images_per_class=8", "coarse.search.num_steps=2", "coarse.batch_size=8")
     short = ("coarse.search.warmup_steps=1",)
-    plan = make_plan(Request(overrides=(*few, *short)), {})
+    plan = make_plan(Request(overrides=(*few, *short)))
     template = yaml.safe_load(workflow_template(plan))
     dataset = run_as_argo(template, "prepare", bench, tmp_path)
     assert dataset.startswith("s3://")

@@ -144,14 +144,16 @@ def test_bad_input_is_refused_by_name(pictures, tmp_path, store, config, problem
 def test_another_file_of_the_same_name_is_another_teacher(pictures, tmp_path, weights):
     def identity():
         config = distill.Config.parse({"space": PLACE, "recipe": RECIPE, **weights}, "distill")
-        return distill.resolve(config, {"dataset": Folder(pictures)}, None)
+        return distill.resolve(config, {"dataset": Folder(pictures)}, None), distill.sources(
+            config, None
+        )
 
-    before = identity()
-    assert identity() == before
+    name, before = identity()
+    assert identity() == (name, before)
     path = tmp_path / "weights.safetensors"
     save_file(torchvision.models.mobilenet_v3_small(num_classes=2).state_dict(), path)
-    after = identity()
-    assert after["teacher"] == before["teacher"]
+    same_name, after = identity()
+    assert same_name == name
     assert after["teacher_sha256"] != before["teacher_sha256"]
     assert after["teacher_classes_sha256"] == before["teacher_classes_sha256"]
 

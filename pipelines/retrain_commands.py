@@ -1,0 +1,180 @@
+"""The commands fingerprint and retrain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fpnas.errors import FpnasError, InputError, closest
+from pipelines import names
+from pipelines.commands import (
+    AccountOption,
+    EndpointOption,
+    ExperimentOption,
+    NamespaceOption,
+    RootOption,
+    raise_unless_succeeded,
+    server_at,
+)
+from pipelines.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    ProfileOption,
+    SeedOption,
+    SetOption,
+    SpaceOption,
+    StrategyOption,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from pipelines.plan import Plan, Request
+
+_console = Console(stderr=True)
+
+
+def add_retrain_commands(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    for command in (fingerprint, retrain):
+        app.command()(command)
+
+
+def fingerprint(
+    space: SpaceOption = "tiny",
+    model: ModelOption = None,
+    data: DataOption = "digits",
+    profile: ProfileOption = "smoke",
+    strategy: StrategyOption = "fpnas",
+    seed: SeedOption = 0,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a digest of what a model would be made of, and what differs from the champion."""
+    from pipelines.plan import Request, make_plan
+    from pipelines.retrain import fingerprint as describe
+
+    request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
+    document = describe(make_plan(request))
+    if as_json:
+        print_json(document)
+        return
+    typer.echo(document["fingerprint"])
+    for name, value in document["parts"].items():
+        _console.print(f"{name:<8} {value}", highlight=False)
+    champion = document["champion"]
+    if champion is None:
+        _console.print(f"{document['model']} has no champion", highlight=False)
+        return
+    _console.print(f"champion of {document['model']}: version {champion['version']}, ", end="")
+    differences = document["differences"]
+    _console.print("which differs in" if differences else "made of the same", highlight=False)
+    for line in differences:
+        _console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def retrain(
+    space: SpaceOption = "tiny",
+    model: ModelOption = None,
+    data: DataOption = "digits",
+    profile: ProfileOption = "smoke",
+    strategy: StrategyOption = "fpnas",
+    seed: SeedOption = 0,
+    overrides: SetOption = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or kfp: submit and wait.")
+    ] = "local",
+    force: Annotated[bool, typer.Option("--force", help="Even when nothing changed.")] = False,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary",
+            envvar="GITHUB_STEP_SUMMARY",
+            help="Append a comparison to this file, Markdown.",
+        ),
+    ] = None,
+    endpoint: EndpointOption = "",
+    experiment: ExperimentOption = "fpnas",
+    namespace: NamespaceOption = None,
+    pipeline_root: RootOption = None,
+    service_account: AccountOption = names.SERVICE_ACCOUNT,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the pipeline if what the champion was made of has changed; else do nothing, and say so.
+
+    The better model becomes the champion by the rule of fpnas run.
+    """
+    from pipelines import retrain as retraining
+    from pipelines.plan import Request, make_plan
+    from pipelines.retrain_summary import failure, markdown
+
+    if engine not in retraining.ENGINES:
+        raise InputError(
+            "ENGINE",
+            engine,
+            "cannot retrain",
+            legal=", ".join(retraining.ENGINES),
+            fix=closest(engine, retraining.ENGINES),
+        )
+    request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
+    plan = make_plan(request)
+    try:
+        if engine == retraining.KFP:
+            start = _on_kfp(plan, endpoint, experiment, namespace, pipeline_root, service_account)
+        else:
+            start = _here(request)
+        document = retraining.retrain(plan, start, engine, force=force)
+    except FpnasError as error:
+        _append(summary, failure(plan.info.model, plan.info.run_id, str(error)))
+        raise
+    text = markdown(document)
+    _append(summary, text)
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(text, nl=False)
+
+
+def _here(request: Request) -> Callable[[], Mapping[str, str]]:
+    def start() -> Mapping[str, str]:
+        from pipelines.run import run
+
+        return {"report": run(request, _console)["report"]}
+
+    return start
+
+
+def _on_kfp(
+    plan: Plan,
+    endpoint: str,
+    experiment: str,
+    namespace: str | None,
+    pipeline_root: str | None,
+    service_account: str,
+) -> Callable[[], Mapping[str, str]]:
+    """Checks what can be checked before; what it returns submits the run and waits for its end."""
+    from pipelines.kfp_body import run_body
+
+    body = run_body(plan, pipeline_root, service_account)
+    server = server_at(endpoint, namespace)
+    server.check()
+
+    def start() -> Mapping[str, str]:
+        # A run of this name may have succeeded with other code or pictures.
+        run, made = server.submit(plan.info.run_id, server.experiment(experiment), body, again=True)
+        _console.print("made" if made else "was there", run["run_id"], highlight=False)
+        raise_unless_succeeded(server.wait(run["run_id"]))
+        return {}
+
+    return start
+
+
+def _append(path: Path | None, text: str) -> None:
+    """Adds to a job's page, which earlier steps may have begun."""
+    if path is not None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
