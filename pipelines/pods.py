@@ -148,7 +148,10 @@ class Cluster:
         from kubernetes import client, config
 
         try:
-            config.load_config()
+            try:
+                config.load_kube_config()
+            except config.ConfigException:
+                config.load_incluster_config()  # load_config would print on stdout
         except (config.ConfigException, TypeError) as error:
             raise InputError(
                 "KUBECONFIG",

@@ -16,7 +16,7 @@ def manifests():
 @pytest.fixture(scope="module")
 def job():
     nodes = ("resources.train.pool=gpu", "resources.train.gpus=8", "resources.train.nodes=2")
-    plan = make_plan(Request(overrides=(*nodes, "train.runtime.num_processes=16")), {})
+    plan = make_plan(Request(overrides=(*nodes, "train.runtime.num_processes=16")))
     return train_job("train", "fpnas-train:1", plan)
 
 

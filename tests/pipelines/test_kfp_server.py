@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fpnas.cli import main
 from fpnas.errors import InputError, ServiceDownError
 from pipelines import commands
 from pipelines.kfp_body import cron_of, run_body
@@ -180,3 +181,48 @@ def test_the_command_prints_one_document_and_finds_its_run_again(stub, capsys):
     assert run["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
     commands.cancel(document["run"], endpoint=stub.url, as_json=True)
     assert json.loads(capsys.readouterr().out)["state"] == "CANCELED"
+
+
+def ending(stub, state):
+    """A server whose runs end so at the first look."""
+
+    def sleep(_):
+        for run in stub.things["runs"]:
+            run["state"] = state
+            run["error"] = {"message": "out of memory"} if state == "FAILED" else {}
+
+    return lambda endpoint, namespace: Server(endpoint, namespace=namespace, wait=sleep)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "words"),
+    [
+        ("SUCCEEDED", 0, ""),
+        ("FAILED", 1, "failed: out of memory"),
+        ("CANCELED", 75, "was cancelled; submitting it again goes on"),
+    ],
+)
+def test_waiting_ends_as_the_run_did(stub, monkeypatch, capsys, state, status, words):
+    monkeypatch.setattr(commands, "server_at", ending(stub, state))
+    monkeypatch.setattr("sys.argv", ["fpnas", "submit", "--endpoint", stub.url, "--wait", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == status
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["state"] == state
+    assert words in " ".join(errors.split())
+
+
+def test_a_baseline_is_submitted(stub, capsys):
+    commands.submit(endpoint=stub.url, baseline="mobilenet_v2", as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    run = stub.things["runs"][0]
+    assert run["display_name"] == document["run"]
+    assert document["run"].startswith("mobilenet_v2-")
+    specification = run["pipeline_spec"]["pipeline_spec"]
+    assert set(specification["root"]["dag"]["tasks"]) == {"prepare", "baseline"}
+    assert set(run["runtime_config"]["parameters"]) == {"run", "prepare_config", "baseline_config"}
+    commands.submit(endpoint=stub.url, baseline="mobilenet_v2", as_json=True)
+    assert json.loads(capsys.readouterr().out)["made"] is False
+    with pytest.raises(InputError, match="mobilenet_v9"):
+        commands.submit(endpoint=stub.url, baseline="mobilenet_v9")

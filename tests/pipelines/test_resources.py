@@ -95,7 +95,7 @@ TWO_NODES = (
 
 
 def test_the_task_of_a_stage_on_several_nodes_is_small_and_has_its_retries_and_time():
-    table = make_plan(Request(overrides=TWO_NODES), {}).resources
+    table = make_plan(Request(overrides=TWO_NODES)).resources
     own, task = table.stages["train"], table.task("train")
     assert (own.nodes, own.gpus, own.pool) == (2, 4, "gpu")
     assert (task.gpus, task.pool, task.cpu) == (0, "cpu", "500m")
@@ -115,7 +115,7 @@ def test_the_task_of_a_stage_on_several_nodes_is_small_and_has_its_retries_and_t
 )
 def test_processes_are_shared_out_evenly_on_nodes(changes, field, words):
     with pytest.raises(InputError, match=words) as raised:
-        make_plan(Request(overrides=(*TWO_NODES, *changes)), {})
+        make_plan(Request(overrides=(*TWO_NODES, *changes)))
     assert raised.value.field.endswith(f".{field}")
 
 

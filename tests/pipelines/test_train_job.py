@@ -25,7 +25,7 @@ NODES = (
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(Request(overrides=NODES), {})
+    return make_plan(Request(overrides=NODES))
 
 
 def test_every_node_gets_what_the_table_says_of_the_stage(plan):

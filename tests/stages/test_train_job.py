@@ -35,7 +35,7 @@ def stub(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(Request(overrides=("coarse.num_processes=4", "resources.coarse.nodes=2")), {})
+    return make_plan(Request(overrides=("coarse.num_processes=4", "resources.coarse.nodes=2")))
 
 
 @pytest.fixture
