@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fpnas.errors import DivergedError
+from fpnas.packages import require_compiler
 from fpnas.parallel import Ranks
 from fpnas.training.evaluation import Evaluation
 from fpnas.training.mixing import mix
@@ -100,6 +101,8 @@ class Trainer:
         self._autocast = torch.autocast(
             device, _DTYPES[recipe.precision], enabled=recipe.precision != "fp32"
         )
+        if recipe.compile:
+            require_compiler()
         self._forward = torch.compile(network) if recipe.compile else network
         self.step = 0
         self.history: list[list[float]] = []

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from fpnas import __version__
 from pipelines import names
 from pipelines.plan import load_profile
 from pipelines.resources import load_resources
@@ -25,6 +26,12 @@ def test_there_are_these_overlays():
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_passes_all_checks(overlay, name):
     assert check(overlay(name)) == []
+
+
+@pytest.mark.parametrize("name", ["kind", "onprem"])
+def test_overlays_by_tag_take_the_image_that_is_built_here(overlay, name):
+    used = {c["image"] for pod in pods(overlay(name)) for c in pod.containers}
+    assert {i.rpartition(":")[2] for i in used if "fpnas-tracking" in i} == {__version__}
 
 
 @pytest.mark.parametrize("components", list(kustomize.combinations()), ids="+".join)
