@@ -63,7 +63,7 @@ retrain: setup  ## Do the same if what the champion was made of has changed, ENG
 
 baseline: setup  ## Train the published network NAME, or NAME=random, by the same recipe
 	@test -n '$(NAME)' || { echo "give NAME=mobilenet_v3_small, or see $(BIN)/fpnas baseline --help"; exit 2; }
-	@$(BIN)/fpnas baseline '$(NAME)' $(BASELINE_OPTIONS)
+	@$(BIN)/fpnas baseline '$(NAME)' --engine '$(ENGINE)' $(BASELINE_OPTIONS)
 
 pipeline-compile: setup  ## Write the pipeline for a cluster to OUTPUT, ENGINE=kfp or argo
 	@$(BIN)/fpnas compile --engine '$(ENGINE:local=kfp)' $(RUN_OPTIONS) --output '$(OUTPUT)'

@@ -20,6 +20,7 @@ from pipelines.model_commands import add_model_commands
 from pipelines.options import (
     BaselineOption,
     DataOption,
+    EngineOption,
     JsonOption,
     ModelOption,
     ProfileOption,
@@ -63,7 +64,7 @@ def run(
     model: ModelOption = None,
     data: DataOption = "digits",
     profile: ProfileOption = "smoke",
-    engine: Annotated[str, typer.Option("--engine", help="local runs on this machine.")] = "local",
+    engine: EngineOption = "local",
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
@@ -80,8 +81,6 @@ def run(
     from pipelines.run import resumed
     from pipelines.run import run as run_pipeline
 
-    if engine != "local":
-        raise InputError("ENGINE", engine, "is not available", legal="local", fix="use local")
     options: dict[str, Any] = {
         "space": space,
         "model": model,
@@ -101,7 +100,7 @@ def run(
         request = resumed(resume, given)
     else:
         request = Request(**options)
-    result = run_pipeline(request, _console)
+    result = run_pipeline(request, _console, engine)
     if as_json:
         print_json(result)
     else:
@@ -125,6 +124,7 @@ def baseline(
     model: ModelOption = None,
     data: DataOption = "digits",
     profile: ProfileOption = "smoke",
+    engine: EngineOption = "local",
     seed: SeedOption = 0,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -141,7 +141,7 @@ def baseline(
         seed=seed,
         overrides=tuple(overrides or ()),
     )
-    result = run_baseline(name, request, _console)
+    result = run_baseline(name, request, _console, engine)
     if as_json:
         print_json(result)
     else:

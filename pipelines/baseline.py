@@ -17,7 +17,8 @@ from fpnas.space import load_space
 from fpnas.stages.base import BASELINE_STAGES, RunInfo
 from fpnas.stages.config import StageConfig
 from fpnas.storage import Store
-from pipelines.local import Outcome
+from pipelines.engine import engine_named
+from pipelines.outcomes import Outcome
 from pipelines.plan import (
     Plan,
     Request,
@@ -130,13 +131,16 @@ def _command(name: str, request: Request) -> str:
     return shlex.join(["fpnas", "baseline", name, *options[:at], *options[at + 2 :]])
 
 
-def run_baseline(name: str, request: Request, console: Console) -> dict[str, Any]:
-    """Trains a baseline with the local engine; the same call again finds or resumes it.
+def run_baseline(
+    name: str, request: Request, console: Console, engine: str = "local"
+) -> dict[str, Any]:
+    """Trains a baseline on this machine; the same call again finds or resumes it.
 
     Args:
         name: ``random``, or a name as :mod:`fpnas.networks.named` reads it.
         request: The options of the search that it is compared with.
         console: Where progress goes.
+        engine: ``local`` or ``docker``.
 
     Returns:
         The JSON document, of the same form as that of a search.
@@ -145,7 +149,8 @@ def run_baseline(name: str, request: Request, console: Console) -> dict[str, Any
         InputError: Before any work.
         FpnasError: A stage failed, or was stopped.
     """
-    return carry_out(plan_baseline(name, request), BASELINE_STAGES, _summarize, console)
+    plan, carried_by = plan_baseline(name, request), engine_named(engine)
+    return carry_out(plan, BASELINE_STAGES, _summarize, console, carried_by)
 
 
 def _summarize(

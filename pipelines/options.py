@@ -25,6 +25,13 @@ ProfileOption = Annotated[
 StrategyOption = Annotated[
     str, typer.Option("--strategy", help=f"How to search: {', '.join(STRATEGIES)}.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="local: every stage a process here; docker: every stage in a container here.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
 SetOption = Annotated[
     list[str] | None,

@@ -11,7 +11,7 @@ from fpnas.errors import InputError, closest
 from fpnas.stages.base import MAKERS, STAGES, RunInfo, execute
 from fpnas.storage import connect, home_directory
 from pipelines.files import write_json
-from pipelines.local import Outcome
+from pipelines.outcomes import Outcome
 from pipelines.run import only_one, services, summarize
 
 

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
@@ -18,39 +18,19 @@ from fpnas.stages.base import STAGES, RunInfo, Stage
 from fpnas.stages.config import StageConfig
 from fpnas.storage import Store, connect, home_directory
 from pipelines.display import Display
+from pipelines.engine import Engine, LocalPlan, engine_named, run_stages
 from pipelines.files import write_json
-from pipelines.local import Outcome, run_local
+from pipelines.outcomes import Outcome
 from pipelines.plan import Request, make_plan
 
 
-class LocalPlan(Protocol):
-    """What a pipeline run is made of; see :class:`pipelines.plan.Plan`."""
-
-    @property
-    def info(self) -> RunInfo:
-        """Names the run."""
-
-    @property
-    def configs(self) -> Mapping[str, StageConfig]:
-        """The configuration of every stage."""
-
-    @property
-    def pipeline(self) -> str:
-        """The pipeline's name in :mod:`pipelines.definition`."""
-
-    def parameters(self) -> dict[str, str]:
-        """The parameters of the pipeline."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What is kept in the run's folder."""
-
-
-def run(request: Request, console: Console) -> dict[str, Any]:
-    """Runs the pipeline with the local engine.
+def run(request: Request, console: Console, engine: str = "local") -> dict[str, Any]:
+    """Runs the pipeline on this machine.
 
     Args:
         request: What to run.
         console: Where progress goes.
+        engine: ``local`` or ``docker``.
 
     Returns:
         The JSON document of ``fpnas run --json``.
@@ -59,7 +39,7 @@ def run(request: Request, console: Console) -> dict[str, Any]:
         InputError: Before any work.
         FpnasError: A stage failed, or was stopped.
     """
-    return carry_out(make_plan(request), STAGES, summarize, console)
+    return carry_out(make_plan(request), STAGES, summarize, console, engine_named(engine))
 
 
 def carry_out(
@@ -67,14 +47,16 @@ def carry_out(
     stages: Mapping[str, Stage],
     summarized: Callable[[RunInfo, Mapping[str, Outcome], Store, Path], dict[str, Any]],
     console: Console,
+    engine: Engine,
 ) -> dict[str, Any]:
-    """Runs a pipeline with the local engine, and keeps what it ran and what came out.
+    """Runs a pipeline on this machine, and keeps what it ran and what came out.
 
     Args:
         plan: What to run.
         stages: Of its pipeline, by name.
         summarized: Makes the JSON document of what became of the stages.
         console: Where progress goes.
+        engine: Carries out the stages.
 
     Returns:
         The JSON document.
@@ -83,6 +65,7 @@ def carry_out(
         InputError: Before any work.
         FpnasError: A stage failed, or was stopped.
     """
+    engine.check(plan)
     home = home_directory()
     with services(home):
         store = connect()
@@ -93,8 +76,9 @@ def carry_out(
             console.print(f"run {plan.info.run_id} in {directory}", highlight=False)
             with same_terminal(console) as own:
                 display = Display(own, tuple(stages))
-                outcomes = run_local(plan.parameters(), directory, display, plan.pipeline, stages)
+                outcomes = run_stages(engine, plan, stages, directory, display)
             result = summarized(plan.info, outcomes, store, directory)
+            result["engine"] = engine.name
             write_json(directory / "result.json", result)
     return result
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from fpnas.errors import FpnasError
-from fpnas.stages.base import ALL_STAGES, ENGINE_PID, RunInfo
+from fpnas.errors import FpnasError, StoppedError
+from fpnas.stages.base import ALL_STAGES, RunInfo
 from fpnas.stages.events import Events
 from fpnas.stages.train_job import perform
 from fpnas.storage import connect
 
 LOG_DIRECTORY = "FPNAS_LOG_DIRECTORY"
 """Environment variable: where a stage puts its log file; without it logs go to stderr."""
+
+ENGINE_PIPE = "FPNAS_ENGINE_PIPE"
+"""Environment variable: the named pipe of the engine (:mod:`pipelines.lifeline`). A byte asks this
+process to stop; at its end the engine is gone. Without it the stage has no engine."""
 
 
 def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: str) -> None:
@@ -41,7 +46,7 @@ def main(name: str, config: str, info: str, inputs: Mapping[str, str], output: s
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
-    _end_with_engine()
+    _obey_engine()
     events.write("start", pid=os.getpid(), log=str(log) if log else "")
     try:
         store = connect()
@@ -79,18 +84,31 @@ def _redirect_output(name: str) -> Path | None:
     return path
 
 
-def _end_with_engine() -> None:
-    """Ends this process when the engine is gone, killed say: a new one may start the same stage."""
-    engine = os.environ.get(ENGINE_PID)
-    if not engine:
+def _obey_engine() -> None:
+    """Stops this process when the engine says so, and ends it when the engine is gone.
+
+    A new engine may start the same stage: two of them must not work side by side.
+    """
+    path = os.environ.get(ENGINE_PIPE)
+    if not path:
         return
+    # Without waiting for the engine to open its end: it may be gone.
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
 
-    def watch() -> None:
+    def obey() -> None:
         while True:
-            time.sleep(0.1)
             try:
-                os.kill(int(engine), 0)
-            except ProcessLookupError:
+                said = os.read(pipe, 1)
+            except BlockingIOError:
+                waiting.poll()
+                continue
+            if not said:
                 os._exit(1)
+            # The first process of a container ignores signals that nothing handles.
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                os._exit(StoppedError.exit_status)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="engine", daemon=True).start()
+    threading.Thread(target=obey, name="engine", daemon=True).start()

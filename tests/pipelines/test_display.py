@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from pipelines.display import Display
-from pipelines.local import Outcome
+from pipelines.outcomes import Outcome
 
 
 def shown(*events: dict, terminal: bool = False) -> str:
