@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -70,14 +70,13 @@ class Session:
     Attributes:
         runner: One of ``kfp.local``.
         place: Gives a task what it needs of the engine.
-        last_words: What is known of the end of a stage's process, for a stage that told nothing.
+        last_words: What is known of the end of a stage's process, or nothing; of use when the
+            stage could not tell.
     """
 
     runner: Any
     place: Place = _nowhere
-    last_words: Callable[[str], str] = field(
-        default=lambda _stage: "its process ended without a word (killed, or out of memory)"
-    )
+    last_words: Callable[[str], str] = lambda _stage: ""
 
 
 class Engine(Protocol):
@@ -180,10 +179,13 @@ def run_stages(
     if stopped() or any(o.exit_status == StoppedError.exit_status for o in outcomes.values()):
         where = next((o.name for o in outcomes.values() if o.status != "finished"), "the last")
         raise StoppedError(f"stopped in the stage {where}; run the same command again to go on")
-    failed = next((o for o in outcomes.values() if o.status in ("failed", "running")), None)
-    if failed is not None:
-        failed.cause = failed.cause or words[failed.name]
-        raise StageFailedError(failed, logs / f"{failed.name}.log") from failure
+    for outcome in outcomes.values():
+        begun = outcome.status in ("failed", "running")
+        outcome.cause = outcome.cause or words.get(outcome.name, "")
+        if begun or (outcome.status != "finished" and outcome.cause):
+            # One that did not come as far as its own log has spoken to the engine.
+            log = logs / f"{outcome.name if begun else 'engine'}.log"
+            raise StageFailedError(outcome, log) from failure
     if failure is not None:
         raise FpnasError(f"{failure}\nThe engine's log is {logs / 'engine.log'}") from failure
     return outcomes

@@ -64,7 +64,8 @@ class StageFailedError(FpnasError):
 
     def __init__(self, outcome: Outcome, log: Path) -> None:
         self.outcome = outcome
-        message = f"the stage {outcome.name} failed: {outcome.cause}\nIts log is {log}"
+        cause = outcome.cause or "its process ended without a word (killed, or out of memory)"
+        message = f"the stage {outcome.name} failed: {cause}\nIts log is {log}"
         if outcome.exit_status != 2:
             message += f", which ends:\n{_tail(log)}"
         advice = "run the same command again: finished stages are kept"
