@@ -75,7 +75,7 @@ compare: setup  ## Put the finished runs of this machine side by side, in build/
 	@$(BIN)/fpnas compare --output build/comparison
 
 doctor: setup  ## Check everything that a run needs
-	@$(BIN)/fpnas doctor
+	@$(BIN)/fpnas doctor --engine '$(ENGINE)'
 
 images: setup  ## Build the container images with podman or docker, from BASE
 	@FPNAS_IMAGE_PREFIX='$(IMAGE_PREFIX)' $(BIN)/python -m containers build $(IMAGE_OPTIONS)

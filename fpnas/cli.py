@@ -269,11 +269,15 @@ def space_show(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(engine: EngineOption = "local", as_json: JsonOption = False) -> None:
     """Check everything that a run needs, and say what to do."""
     from fpnas.doctor import checks
 
     found = checks(os.environ)
+    if engine == "docker":
+        from pipelines import container_engine
+
+        found += container_engine.checks(os.environ)
     failed = any(check.status == "fail" for check in found)
     if as_json:
         print_json(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import docker
 import docker.errors
 import docker.models.images
-import requests.exceptions
 
 from components.images import CODE_LABEL, FAMILIES, code_digest
+from fpnas.doctor import Check
 from fpnas.errors import FpnasError, InputError
 from pipelines.graph import pipeline_graph
 
@@ -58,12 +59,13 @@ def find_engine(environ: Mapping[str, str] = os.environ) -> str:
         elif not os.access(path, os.R_OK | os.W_OK):
             tried.append(f"{path} (no permission; add yourself to its group)")
         else:
-            try:
-                with connected(f"{_UNIX}{path}") as client:
-                    client.ping()
-                return f"{_UNIX}{path}"
-            except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-                tried.append(f"{path} (does not answer: {str(error)[:100]})")
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+                try:
+                    connection.connect(str(path))
+                except OSError as error:
+                    tried.append(f"{path} (does not answer: {error.strerror})")
+                else:
+                    return f"{_UNIX}{path}"
     raise InputError(
         "ENGINE", "docker", f"finds no container engine at {', '.join(tried)}", fix=_START
     )
@@ -71,8 +73,17 @@ def find_engine(environ: Mapping[str, str] = os.environ) -> str:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[docker.DockerClient]:
-    """A client of the engine at an address, while the block runs."""
-    client = docker.DockerClient(base_url=address)
+    """A client of the engine at an address, while the block runs.
+
+    Raises:
+        InputError: What listens there is no container engine.
+    """
+    try:
+        client = docker.DockerClient(base_url=address)
+    except docker.errors.DockerException as error:
+        raise InputError(
+            "ENGINE", "docker", f"gets no sense from {address} ({error})", fix=_START
+        ) from error
     try:
         yield client
     finally:
@@ -119,6 +130,24 @@ def _image(client: docker.DockerClient, name: str) -> docker.models.images.Image
         with contextlib.suppress(docker.errors.ImageNotFound):
             return client.images.get(candidate)
     return None
+
+
+def checks(environ: Mapping[str, str] = os.environ) -> list[Check]:
+    """What ``fpnas doctor`` looks at before stages run in containers."""
+    try:
+        address = find_engine(environ)
+        with connected(address) as client:
+            parts = client.version().get("Components") or [{"Name": "an engine", "Version": ""}]
+            what = f"{parts[0]['Name']} {parts[0]['Version']}".strip()
+            found = [Check("container engine", "ok", f"{what} at {address}")]
+            try:
+                number = len(set(stage_images(client, "fpnas_pipeline").values()))
+            except InputError as error:
+                detail = f"{error.value} {error.problem}"
+                return [*found, Check("images", "fail", detail, error.fix)]
+            return [*found, Check("images", "ok", f"{number} images, of this code")]
+    except InputError as error:
+        return [Check("container engine", "fail", error.problem, error.fix)]
 
 
 def lost(address: str) -> FpnasError:

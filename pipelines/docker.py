@@ -219,6 +219,8 @@ class ContainerRuns:
             asked = time.monotonic()
             try:
                 return int(container.wait()["StatusCode"])
+            except docker.errors.APIError:  # an answer
+                raise
             except requests.exceptions.RequestException as error:
                 now = time.monotonic()
                 if deadline is None or now - asked > _ENGINE_BACK_SECONDS:

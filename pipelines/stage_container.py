@@ -95,7 +95,7 @@ def arguments(
     return {
         "user": f"{user}:{group}",
         "mounts": mounts,
-        "working_dir": str(directory),
+        "working_dir": str(_working_directory(directory, configs)),
         "read_only": True,
         "tmpfs": {"/tmp": "size=256m,mode=1777"},  # noqa: S108
         "cap_drop": ["ALL"],
@@ -123,6 +123,12 @@ def arguments(
 def read(configs: Mapping[str, StageConfig]) -> set[Path]:
     """Files and folders of this machine that the stages read, as absolute paths."""
     return {Path(os.path.abspath(path)) for path in _named(configs) if Path(path).exists()}
+
+
+def _working_directory(directory: Path, configs: Mapping[str, StageConfig]) -> Path:
+    """Where relative paths hold; it is in the container when something below it is mounted."""
+    relative = any(not Path(path).is_absolute() for path in _named(configs) if Path(path).exists())
+    return Path.cwd() if relative else directory
 
 
 def _named(configs: Mapping[str, StageConfig]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One pipeline: the local engine, the IR, Argo's template and the table have the same DAG."""
+"""One pipeline: engines local and docker, the IR, Argo's template and the table have one DAG."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def local_edges(_plan, _path):
     return {name: node.sources for name, node in pipeline_graph().items()}
 
 
+def docker_edges(_plan, _path):
+    """Built as the engine does, with the images that it has checked."""
+    from google.protobuf.json_format import MessageToDict
+
+    from pipelines.definition import make_pipeline
+    from pipelines.docker import DockerEngine
+
+    engine = DockerEngine({})
+    engine._images = {stage: f"sha256:{stage}" for stage in STAGES}
+    graph = graph_of(MessageToDict(make_pipeline(engine.place).pipeline_spec))
+    assert {name: node.image for name, node in graph.items()} == engine._images
+    return {name: node.sources for name, node in graph.items()}
+
+
 def ir_edges(_plan, path):
     specification = next(yaml.safe_load_all(path.read_text()))
     return {name: node.sources for name, node in graph_of(specification).items()}
@@ -48,7 +62,7 @@ def argo_edges(plan, _path):
     return edges
 
 
-@pytest.mark.parametrize("edges", [local_edges, ir_edges, argo_edges])
+@pytest.mark.parametrize("edges", [local_edges, docker_edges, ir_edges, argo_edges])
 def test_every_engine_has_the_edges_of_the_table_of_stages(compiled, edges):
     found = edges(*compiled)
     assert {name: set(sources) for name, sources in found.items()} == {
