@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,15 @@ def build_images(
     found = find_tool(tool)
     wanted = [target for target in TARGETS if not targets or target in targets]
     with _progress(Console(stderr=True)) as show:
-        built = build(found, wanted, base, installed_settings(), _LOGS, show, cache=cache)
+        built = build(
+            found,
+            wanted,
+            base,
+            installed_settings(),
+            _LOGS,
+            show,
+            cache_key="" if cache else secrets.token_hex(8),
+        )
     Console().print(_table(built))
     if record:
         _record(record, built, found.name, base)

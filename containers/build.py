@@ -92,7 +92,7 @@ def revision(root: Path = ROOT) -> str:
 
 @contextmanager
 def build_command(
-    tool: Tool, target: str, name: str, base: str, pip: PipSettings, *, cache: bool = True
+    tool: Tool, target: str, name: str, base: str, pip: PipSettings, *, cache_key: str = ""
 ) -> Iterator[list[str]]:
     """The command that builds a target; the files that it names exist until the context ends.
 
@@ -102,7 +102,7 @@ def build_command(
         name: Of the image.
         base: The base image.
         pip: Where packages come from.
-        cache: Whether layers of earlier builds may be used.
+        cache_key: Layers of builds with another key are not used.
 
     Raises:
         InputError: pip's packages are in folders, which Docker's build cannot mount.
@@ -132,7 +132,7 @@ def build_command(
         for label, value in labels.items():
             words += ["--build-arg", f"{label}={value}"]
         words += ["--progress", "plain"] if tool.name == "docker" else ["--layers"]
-        words += [] if cache else ["--no-cache"]
+        words += ["--build-arg", f"CACHE_KEY={cache_key}"] if cache_key else []
         yield [*words, str(ROOT)]
 
 
@@ -144,7 +144,7 @@ def build(
     log_folder: Path,
     show: Callable[[str, str], None],
     *,
-    cache: bool = True,
+    cache_key: str = "",
 ) -> list[Built]:
     """Builds images one after another.
 
@@ -155,7 +155,7 @@ def build(
         pip: Where packages come from.
         log_folder: Gets each build's whole output, as ``TARGET.log``.
         show: Called with the target and each line of output.
-        cache: Whether layers of earlier builds may be used by the first one; the others use its.
+        cache_key: Layers of builds with another key are not used.
 
     Raises:
         InputError: The base cannot be had.
@@ -164,10 +164,10 @@ def build(
     require_base(tool, base)
     log_folder.mkdir(parents=True, exist_ok=True)
     built = []
-    for number, target in enumerate(targets):
+    for target in targets:
         name = tagged(target)
         started = time.monotonic()
-        with build_command(tool, target, name, base, pip, cache=cache or number > 0) as words:
+        with build_command(tool, target, name, base, pip, cache_key=cache_key) as words:
             _run(words, target, log_folder / f"{target}.log", show)
         seconds = time.monotonic() - started
         found = tool.inspect(name)

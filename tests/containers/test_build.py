@@ -55,8 +55,7 @@ def test_a_build_names_target_base_and_labels(tool, target):
     assert arguments[:3] == [f"BASE={BASE}", f"VERSION={__version__}", f"REVISION={revision()}"]
     code = [] if target == "tracking" else [f"CODE={code_digest(target)}"]
     assert arguments[3:] == code
-    assert "--no-cache" not in words
-    assert "--no-cache" in words_for(tool, target, cache=False)
+    assert words_for(tool, target, cache_key="anew")[-3:-1] == ["--build-arg", "CACHE_KEY=anew"]
 
 
 def test_settings_of_pip_are_secret_and_gone_afterwards(tmp_path):
@@ -83,7 +82,7 @@ def test_images_are_built_in_order_and_measured(engine, tmp_path):
     shown = []
     built = build(
         Tool("podman"), ["prepare", "train"], BASE, NO_PIP, tmp_path / "logs",
-        lambda target, line: shown.append((target, line)), cache=False,
+        lambda target, line: shown.append((target, line)), cache_key="anew",
     )  # fmt: skip
     assert [(one.target, one.num_bytes, one.layers) for one in built] == [
         (name, 5_000_000, ("sha256:1", "sha256:2")) for name in ("prepare", "train")
@@ -91,8 +90,8 @@ def test_images_are_built_in_order_and_measured(engine, tmp_path):
     assert ("train", "STEP 1/1: FROM x [global]") in shown
     assert "STEP 1/1" in (tmp_path / "logs" / "train.log").read_text()
     builds = [words for words in engine() if words[0] == "build"]
-    # The first build's layers serve the second.
-    assert ["--no-cache" in words for words in builds] == [True, False]
+    # The layers of the first serve the second.
+    assert ["CACHE_KEY=anew" in words for words in builds] == [True, True]
     assert [words[words.index("--tag") + 1] for words in builds] == [
         tagged("prepare"), tagged("train"),
     ]  # fmt: skip

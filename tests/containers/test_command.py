@@ -29,6 +29,7 @@ def test_all_images_are_built_and_their_sizes_printed(engine, tmp_path, monkeypa
     assert "prepare: STEP 1/1" in done.stderr
     builds = [words for words in engine() if words[0] == "build"]
     assert all("BASE=base:1" in words for words in builds)
+    assert not any(word.startswith("CACHE_KEY") for words in builds for word in words)
     assert sorted(p.name for p in (tmp_path / "build" / "images").iterdir()) == sorted(
         f"{target}.log" for target in TARGETS
     )
@@ -45,6 +46,9 @@ def test_what_was_built_is_recorded_with_its_circumstances(engine, tmp_path, mon
         ("train", "5", "2"),
     ]
     assert {row["tool"] for row in rows} == {"podman"}
+    keys = [w for words in engine() for w in words if w.startswith("CACHE_KEY")]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
     assert all(row["commit"] and row["machine"] and row["base"] for row in rows)
 
 

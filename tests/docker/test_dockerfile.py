@@ -68,7 +68,7 @@ def test_nothing_secret_can_get_into_a_layer(dockerfile):
     assert "ADD" not in {word for target in dockerfile.values() for word, _ in target.steps}
     arguments = {a for t in dockerfile.values() for rest in t.all("ARG") for a in rest.split()}
     assert {a.partition("=")[0] for a in arguments} == {
-        "PIP_CONFIG_FILE", "VERSION", "REVISION", "CODE",
+        "CACHE_KEY", "PIP_CONFIG_FILE", "VERSION", "REVISION", "CODE",
     }  # fmt: skip
     code = re.sub(r"^#.*", "", TEXT, flags=re.M)
     assert not re.search(r"https?://|index-url|trusted-host|password|token", code, re.IGNORECASE)
