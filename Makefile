@@ -34,7 +34,7 @@ RUN_OPTIONS = $(BASELINE_OPTIONS) --strategy '$(STRATEGY)'
 IMAGE_OPTIONS = $(if $(BASE),--base '$(BASE)') $(if $(TOOL),--tool '$(TOOL)')
 
 .PHONY: help setup pipeline-run retrain baseline pipeline-compile mlflow-ui compare doctor \
-  images push-images validate validate-k8s validate-dockerfiles k8s-render bench-images bench-search bench-engine bench-gpu bench-loader bench-train \
+  images push-images validate validate-k8s validate-dockerfiles validate-workflows validate-pipelines k8s-render bench-images bench-search bench-engine bench-gpu bench-loader bench-train \
   test lint format clean
 
 help:  ## Show this help
@@ -85,7 +85,7 @@ push-images: setup  ## Push the images to IMAGE_PREFIX, and write their digests 
 	  $(if $(TOOL),--tool '$(TOOL)') --output build/images.txt
 
 # Every kind of file that a cluster or a service reads has a target of its own here.
-validate: validate-dockerfiles validate-k8s  ## Check the Dockerfile and the manifests for a cluster
+validate: validate-dockerfiles validate-k8s validate-workflows validate-pipelines  ## Check Dockerfile, manifests, workflows and compiled pipelines
 
 validate-dockerfiles: setup
 	$(BIN)/hadolint docker/Dockerfile
@@ -94,6 +94,14 @@ validate-dockerfiles: setup
 validate-k8s: setup
 	$(BIN)/yamllint --strict k8s
 	$(BIN)/python -m validation k8s
+
+validate-workflows: setup
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet --no-progress --persona auditor --min-severity low .github/workflows
+	$(BIN)/yamllint --strict .github/workflows
+
+validate-pipelines: setup
+	$(BIN)/python -m validation pipelines
 
 k8s-render: setup  ## Write OVERLAY with PINS='name=repository@sha256:... ...' to build/k8s
 	@$(BIN)/python -m validation render '$(OVERLAY)' --output 'build/k8s/$(OVERLAY).yaml' \

@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from fpnas.errors import FpnasError, InputError
-from validation import capacity, images, kustomize, network, pod_security, references, schemas
+from validation import (
+    capacity,
+    images,
+    kustomize,
+    network,
+    pipelines,
+    pod_security,
+    references,
+    schemas,
+)
 from validation.objects import Finding, Manifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -53,6 +62,19 @@ def k8s(
         found = check(manifests)
         findings += found
         table.add_row(name, str(len(manifests)), "\n".join(map(str, found)) or "none")
+    Console().print(table)
+    raise SystemExit(bool(findings))
+
+
+@app.command(name="pipelines")
+def check_pipelines() -> None:
+    """Compile every space and profile for Kubeflow Pipelines and Argo, and check the files."""
+    table = Table("pipeline", "problems", box=None)
+    findings: list[Finding] = []
+    for case in pipelines.CASES:
+        found = pipelines.check(case)
+        findings += found
+        table.add_row(str(case), "\n".join(map(str, found)) or "none")
     Console().print(table)
     raise SystemExit(bool(findings))
 

@@ -102,7 +102,7 @@ class Fingerprint:
                 continue
             old, new = (dict(_leaves(d.details[name])) for d in (before, self))  # type: ignore[index]
             if name == "code":  # digests say nothing to a person
-                stages = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+                stages = [key for key in MAKERS.values() if old.get(key) != new.get(key)]
                 lines.append(f"code: that of {', '.join(stages)}")
                 continue
             found = [
