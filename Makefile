@@ -58,7 +58,7 @@ setup: $(VENV)/.stamp  ## Create .venv with everything that is needed
 pipeline-run: setup  ## Search, decode, train, distill and register (see the options below)
 	@$(BIN)/fpnas run --engine '$(ENGINE)' $(RUN_OPTIONS)
 
-retrain: setup  ## Do the same if what the champion was made of has changed, ENGINE=local or kfp
+retrain: setup  ## Do the same if what the champion was made of has changed, ENGINE=local, docker or kfp
 	@$(BIN)/fpnas retrain --engine '$(ENGINE)' $(RUN_OPTIONS) $(if $(FORCE),--force) $(if $(SUMMARY),--summary '$(SUMMARY)')
 
 baseline: setup  ## Train the published network NAME, or NAME=random, by the same recipe

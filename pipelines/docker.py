@@ -22,6 +22,7 @@ import requests.exceptions
 
 from fpnas.errors import InputError
 from fpnas.storage import cache_directory, home_directory
+from fpnas.tracking import OWN_SERVER
 from pipelines import names, stage_container
 from pipelines.container_engine import connected, find_engine, lost, stage_images
 from pipelines.engine import LocalPlan, Session, environment
@@ -276,7 +277,7 @@ def _tracking(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
     from fpnas.services import mlflow_server
 
     with mlflow_server(home_directory(environ), environ=environ) as server:
-        yield {"MLFLOW_TRACKING_URI": server.url}
+        yield {"MLFLOW_TRACKING_URI": server.url, OWN_SERVER: server.url}
 
 
 @contextlib.contextmanager

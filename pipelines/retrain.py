@@ -22,8 +22,8 @@ from pipelines.run import check, services
 if TYPE_CHECKING:
     from fpnas.registry import ModelVersion
 
-LOCAL, KFP = "local", "kfp"
-ENGINES = (LOCAL, KFP)
+KFP = "kfp"
+ENGINES = ("local", "docker", KFP)
 
 _FIGURES: Mapping[str, Callable[[str], Any]] = {
     "top1": float,
@@ -119,7 +119,7 @@ def retrain(
     Args:
         plan: The run.
         start: Runs it to its end, and says where it can be seen.
-        engine: ``local`` or ``kfp``.
+        engine: One of :data:`ENGINES`.
         force: Run it whatever is there.
 
     Returns:
@@ -129,8 +129,8 @@ def retrain(
         InputError: Before any work; the registry does not answer, or something cannot be used.
         FpnasError: The run failed, was stopped, or did not make what was asked for.
     """
-    with services(home_directory()) if engine == LOCAL else contextlib.nullcontext():
-        if engine == LOCAL:
+    with services(home_directory()) if engine != KFP else contextlib.nullcontext():
+        if engine != KFP:
             check(plan.configs, connect())
         elif not os.environ.get("MLFLOW_TRACKING_URI"):
             raise InputError(

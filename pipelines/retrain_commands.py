@@ -86,7 +86,7 @@ def retrain(
     seed: SeedOption = 0,
     overrides: SetOption = None,
     engine: Annotated[
-        str, typer.Option("--engine", help="local, or kfp: submit and wait.")
+        str, typer.Option("--engine", help="local, docker, or kfp: submit and wait.")
     ] = "local",
     force: Annotated[bool, typer.Option("--force", help="Even when nothing changed.")] = False,
     summary: Annotated[
@@ -126,7 +126,7 @@ def retrain(
         if engine == retraining.KFP:
             start = _on_kfp(plan, endpoint, experiment, namespace, pipeline_root, service_account)
         else:
-            start = _here(request)
+            start = _here(request, engine)
         document = retraining.retrain(plan, start, engine, force=force)
     except FpnasError as error:
         _append(summary, failure(plan.info.model, plan.info.run_id, str(error)))
@@ -139,11 +139,11 @@ def retrain(
         typer.echo(text, nl=False)
 
 
-def _here(request: Request) -> Callable[[], Mapping[str, str]]:
+def _here(request: Request, engine: str) -> Callable[[], Mapping[str, str]]:
     def start() -> Mapping[str, str]:
         from pipelines.run import run
 
-        return {"report": run(request, _console)["report"]}
+        return {"report": run(request, _console, engine)["report"]}
 
     return start
 
