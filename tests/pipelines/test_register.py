@@ -45,6 +45,10 @@ def test_register_finishes_the_run_when_the_registry_answers_again(cut_short):
     stored = workplace.folder / "home" / "runs" / name / "result.json"
     assert json.loads(stored.read_text()) == finished
 
+    # What was registered so counts: nothing is trained again.
+    words = ("retrain", "--space", "nano.yaml", "--profile", "quick.yaml", "--json")
+    assert not json.loads(workplace.call(*words))["changed"]
+
     # The artifact is gone, the registry is not: the model is found there by its digest.
     register = next(s for s in finished["stages"] if s["name"] == "register")
     folder = workplace.folder / "home" / "s3" / register["artifact"].removeprefix("s3://")

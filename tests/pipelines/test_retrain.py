@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,6 @@ class Site(Workplace):
 
     def retrain(self, *options: str) -> dict:
         return json.loads(self.call(*self.words(*options), "--json"))
-
-    def start_retrain(self, *options: str):
-        return self._start([sys.executable, "-m", "fpnas.cli", *self.words(*options)])
 
     def runs(self) -> set[str]:
         return {path.name for path in (self.folder / "home" / "runs").iterdir()}
@@ -187,9 +183,7 @@ def test_bad_input_is_refused_before_any_work(site):
     runs = site.runs()
     for options, words in (
         (("--engine", "spark"), "ENGINE=spark cannot retrain"),
-        (("--engine", "kfp"), "is not the address of a server"),
         (("--data", "nowhere"), "DATA=nowhere does not exist"),
-        (("--set", "recipe.epoch=1"), "recipe"),
     ):
         status, message = site.fails(*site.words(*options))
         assert status == 2
@@ -205,25 +199,3 @@ def test_a_registry_that_is_down_at_the_start(site, monkeypatch):
     assert "MLFLOW_TRACKING_URI" in message
     assert site.runs() == runs
     assert "failed" in (site.folder / "down.md").read_text()
-
-
-def test_a_registry_that_goes_away_in_the_middle_costs_no_training(site):
-    options = ("--set", "recipe.epochs=5", "--set", "register.runtime.tracking_seconds=0")
-    database = site.folder / "home" / "mlflow.db"
-    process = site.start_retrain(*options, "--summary", "middle.md")
-    try:
-        site.wait_for_progress(process, "distill", 1)
-        database.rename(database.with_suffix(".away"))
-        database.mkdir()
-        _, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
-        if database.is_dir():
-            database.rmdir()
-            database.with_suffix(".away").rename(database)
-    assert process.returncode == 1, errors
-    name = errors.split("fpnas register ")[1].split("`")[0]
-    assert name in (site.folder / "middle.md").read_text()
-    finished = json.loads(site.call("register", name, "--json"))
-    assert finished["registered_model"]["name"] == NAME
-    assert not site.retrain(*options)["changed"]

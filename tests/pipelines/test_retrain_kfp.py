@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fpnas import cli, tracking
+from fpnas.errors import ServiceDownError
 from fpnas.registry import version_with_alias
 from fpnas.stages.fingerprint import fingerprint_for
 from fpnas.storage import connect
@@ -144,6 +145,22 @@ def test_other_code_is_run_again_under_the_same_name(cloud, capsys, monkeypatch)
     assert line.startswith("code: that of prepare, coarse")
     first, second = cloud.stub.things["runs"]
     assert first["display_name"] == second["display_name"]
+
+
+def test_a_registry_that_went_away_in_the_middle_is_told_on_the_job_s_page(
+    cloud, capsys, monkeypatch
+):
+    def run(*_):
+        raise ServiceDownError("MLflow is away; `fpnas register tiny-t0-1` finishes the run.")
+
+    monkeypatch.setattr("pipelines.run.run", run)
+    cloud.register(0.5)
+    status, document, errors = cloud.retrain(
+        "--engine", "local", "--set", "recipe.epochs=26", capsys=capsys
+    )
+    assert (status, document) == (1, None)
+    assert "`fpnas register tiny-t0-1` finishes the run" in errors
+    assert "`fpnas register tiny-t0-1` finishes the run" in cloud.summary.read_text()
 
 
 def test_without_a_registry_nothing_is_submitted(cloud, capsys, monkeypatch):
