@@ -23,6 +23,10 @@ TIMEOUT_SECONDS = 300
 for one that hangs, and has to bear a large checkpoint's upload and torch.compile."""
 
 
+_PART = 2**26
+"""Numbers that are summed at a time."""
+
+
 class RanksError(FpnasError):
     """The ranks disagree, or one of them is gone; a checkpoint may be resumed."""
 
@@ -40,7 +44,7 @@ class Ranks:
         """Joins the process group that torchrun describes, or stands alone."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
-            return cls()
+            return cls(device=device)
         if not dist.is_initialized():
             dist.init_process_group(
                 "nccl" if device.startswith("cuda") else "gloo",
@@ -68,6 +72,29 @@ class Ranks:
         """Adds the values of all ranks."""
         if self.size > 1:
             _guarded(lambda: dist.all_reduce(values))
+        return values
+
+    def of_first(self, values: Tensor) -> Tensor:
+        """Gives all ranks what the first one has, which is of one shape everywhere."""
+        if self.size == 1:
+            return values
+        return self.gather(
+            values.contiguous().clone()
+            if self.rank == 0
+            else torch.zeros(values.shape, dtype=values.dtype)
+        )
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Puts together a tensor of which every rank has some rows, and zeros in the others.
+
+        A part at a time goes to the device, as the tensor may be larger than its memory.
+
+        Args:
+            values: On the CPU; overwritten.
+        """
+        if self.size > 1:
+            for part in values.view(-1).split(_PART):
+                part.copy_(self.sum(part.to(self.device, copy=True)))
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -17,13 +17,14 @@ from pydantic import Field
 from fpnas.errors import InputError
 from fpnas.networks.description import AnyArchitecture, network_cost
 from fpnas.stages.config import SpaceConfig
-from fpnas.stages.training import TrainingConfig, Workbench, train, write_model
+from fpnas.stages.training import TrainingConfig, Workbench, train, training_ranks, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fpnas.architecture import Architecture
     from fpnas.data.dataset import Dataset
+    from fpnas.parallel import Ranks
     from fpnas.stages.base import RunInfo, StageContext
 
 RANDOM = "random"
@@ -66,7 +67,7 @@ def check(config: Config) -> None:
 def run(context: StageContext) -> None:
     """Trains the baseline, writes the model and ``summary.json``."""
     from fpnas.networks.named import NamedArchitecture
-    from fpnas.stages.batches import device_of, open_dataset
+    from fpnas.stages.batches import open_dataset
     from fpnas.stages.measuring import measure_model
     from fpnas.training.loop import label_loss
 
@@ -74,24 +75,26 @@ def run(context: StageContext) -> None:
     config: Config = context.config
     check(config)
     dataset = open_dataset(context.inputs["dataset"])
-    device = device_of(config.runtime.device)
     saved = context.restore()
     candidates: list[dict[str, Any]] = saved["kept"] if saved else []
     state = saved and saved["trainer"]
     architecture: AnyArchitecture
-    if config.name == RANDOM:
-        drawn = draw(config, dataset.num_classes)
-        if len(candidates) < len(drawn):
-            _train_candidates(context, dataset, device, drawn, candidates, state)
-            state = None
-        best = max(range(len(drawn)), key=lambda number: float(candidates[number]["top1"]))
-        architecture = drawn[best]
-    else:
-        architecture = NamedArchitecture.parse(config.name, config.input_size)
-    bench = Workbench(dataset, architecture, device, config)
-    network = bench.network(architecture, config.seed)
-    trainer = bench.trainer(network, config.recipe, label_loss(config.recipe))
-    evaluation = train(context, trainer, saved=state, kept=candidates)
+    with training_ranks(context) as ranks:
+        if config.name == RANDOM:
+            drawn = draw(config, dataset.num_classes)
+            if len(candidates) < len(drawn):
+                _train_candidates(context, dataset, ranks, drawn, candidates, state)
+                state = None
+            best = max(range(len(drawn)), key=lambda number: float(candidates[number]["top1"]))
+            architecture = drawn[best]
+        else:
+            architecture = NamedArchitecture.parse(config.name, config.input_size)
+        bench = Workbench(dataset, architecture, ranks.device, config, ranks)
+        network = bench.network(architecture, config.seed)
+        trainer = bench.trainer(network, config.recipe, label_loss(config.recipe))
+        evaluation = train(context, trainer, saved=state, kept=candidates)
+    if not bench.is_first:
+        return
     write_model(context, bench, trainer, evaluation)
     model = json.loads(context.output.path("model.json").read_text(encoding="utf-8"))
     speed = measure_model(trainer.final_network, model)
@@ -124,7 +127,7 @@ def draw(config: Config, num_classes: int) -> list[Architecture]:
 def _train_candidates(
     context: StageContext,
     dataset: Dataset,
-    device: str,
+    ranks: Ranks,
     drawn: Sequence[Architecture],
     candidates: list[dict[str, Any]],
     state: Any,
@@ -137,7 +140,13 @@ def _train_candidates(
     for number in range(len(candidates), len(drawn)):
         architecture = drawn[number]
         bench = Workbench(
-            dataset, architecture, device, config, train_split="weights", eval_split="alpha"
+            dataset,
+            architecture,
+            ranks.device,
+            config,
+            ranks,
+            train_split="weights",
+            eval_split="alpha",
         )
         network = bench.network(architecture, config.seed)
         trainer = bench.trainer(network, recipe, label_loss(recipe))

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from fpnas.errors import InputError
 from fpnas.stages.config import SpaceConfig
-from fpnas.stages.training import TrainingConfig, Workbench, train, write_model
+from fpnas.stages.training import TrainingConfig, Workbench, train, training_ranks, write_model
 from fpnas.training.teachers import check_teacher
 
 if TYPE_CHECKING:
@@ -100,31 +100,35 @@ def run(context: StageContext) -> None:
     from fpnas.training.distillation import distillation_loss
 
     config: Config = context.config
-    bench = Workbench.open(context)
     resolved = {
         **sources(config, context.store),
         **resolve(config, context.inputs, context.store),
     }
     saved = context.restore()
     of_student = saved is not None and saved["kept"] == _STUDENT
-    lesson = _learn(context, bench, resolved, None if of_student else saved and saved["trainer"])
-    weight = config.weight
-    if weight is None:
-        weight = 1.0 if lesson.details["head"] == "fitted" else 0.7
-    loss = distillation_loss(
-        lesson.logits,
-        kind=config.loss,
-        temperature=config.temperature,
-        weight=weight,
-        label_smoothing=config.recipe.label_smoothing,
-    )
-    # The same initial weights and order as the undistilled model: they differ by the loss alone.
-    network = bench.network(bench.architecture, config.seed)
-    trainer = bench.trainer(network, config.recipe, loss)
-    if lesson.look is not None:
-        trainer.batches = renewed(trainer.batches, lesson)
-    state = saved["trainer"] if saved is not None and of_student else None
-    evaluation = train(context, trainer, saved=state, kept=_STUDENT)
+    with training_ranks(context) as ranks:
+        bench = Workbench.open(context, ranks)
+        of_teacher = None if of_student else saved and saved["trainer"]
+        lesson = _learn(context, bench, resolved, of_teacher)
+        weight = config.weight
+        if weight is None:
+            weight = 1.0 if lesson.details["head"] == "fitted" else 0.7
+        loss = distillation_loss(
+            lesson.logits,
+            kind=config.loss,
+            temperature=config.temperature,
+            weight=weight,
+            label_smoothing=config.recipe.label_smoothing,
+        )
+        # The same initial weights and order as the undistilled model: the loss alone differs.
+        network = bench.network(bench.architecture, config.seed)
+        trainer = bench.trainer(network, config.recipe, loss)
+        if lesson.look is not None:
+            trainer.batches = renewed(trainer.batches, lesson)
+        state = saved["trainer"] if saved is not None and of_student else None
+        evaluation = train(context, trainer, saved=state, kept=_STUDENT)
+    if not bench.is_first:
+        return
     context.tracking.log_metrics(0, {"teacher_top1": lesson.top1})
     told = {"name": resolved["teacher"], "top1": lesson.top1, "macs": lesson.macs}
     told |= {"loss": config.loss, "temperature": config.temperature, "weight": weight}
@@ -145,7 +149,7 @@ def _learn(
             "architecture": bench.architecture.to_json(),
             **config.model_dump(mode="json", include={"space", "recipe", "seed", "teacher_epochs"}),
         }
-        return kept_lesson(context, identity, lambda: _train_wider(context, bench, saved))
+        return kept_lesson(context, bench, identity, lambda: _train_wider(context, bench, saved))
     name = resolved["teacher"]
     fitted = config.teacher_head == "fitted"
     teacher = load_teacher(
@@ -168,7 +172,7 @@ def _learn(
         **config.model_dump(mode="json", include={"teacher_architecture"}),
     }
     return kept_lesson(
-        context, identity, lambda: teach(context, bench, teacher, size, fitted=fitted)[0]
+        context, bench, identity, lambda: teach(context, bench, teacher, size, fitted=fitted)[0]
     )
 
 

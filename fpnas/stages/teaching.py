@@ -82,23 +82,34 @@ def renewed(batches: TrainingBatches, lesson: Lesson) -> Batches:
 
 
 def kept_lesson(
-    context: StageContext, identity: Mapping[str, Any], make: Callable[[], Lesson]
+    context: StageContext,
+    bench: Workbench,
+    identity: Mapping[str, Any],
+    make: Callable[[], Lesson],
 ) -> Lesson:
     """Finds a lesson in the storage, or makes it and keeps it there.
 
     Args:
         context: Of the stage.
+        bench: Its processes find the lesson together, or make it together.
         identity: What the lesson depends on besides the data set and the code.
         make: Makes it.
     """
+    import torch
+
+    from fpnas.parallel import Ranks
+
     parents = {"dataset": context.inputs["dataset"]}
     version = code_version("fpnas.stages.teaching")
     digests = {role: artifact.digest for role, artifact in parents.items()}
     key = stage_key("teacher", dict(identity), digests, version)
+    ranks = bench.ranks or Ranks()
     found = find_artifact(context.store, key)
-    if found is None:
+    if not ranks.of_first(torch.tensor(float(found is not None))):
         started = time.monotonic()
         lesson = make()
+        if ranks.rank > 0:
+            return lesson
         writer = context.store.create(
             key, kind=KIND, config=dict(identity), parents=parents, code_version=version
         )
@@ -108,6 +119,7 @@ def kept_lesson(
             writer.write_json("teacher.json", figures)
             writer.bill["seconds"] = round(time.monotonic() - started, 3)
             found = writer.commit()
+    assert found is not None
     told = found.read_json("teacher.json")
     context.tracking.set_tags({"fpnas.teacher": found.uri})
     return Lesson(found.read_tensors("logits.safetensors")["logits"], **told)
@@ -138,11 +150,15 @@ def teach(
     Raises:
         FpnasError: The teacher knows no more than chance.
     """
+    import torch
+
     from fpnas.cost import count_macs
+    from fpnas.parallel import Ranks
     from fpnas.training.distillation import logit_accuracy
     from fpnas.training.fitted_head import FittedHead, cross_fitted_logits
     from fpnas.training.teachers import check_accuracy
 
+    ranks = bench.ranks or Ranks()
     views = num_views(bench)
     num_classes = bench.dataset.num_classes
     look: Look = teacher.features if fitted else teacher.logits
@@ -154,7 +170,8 @@ def teach(
     if once or fitted:
         train, train_labels = look_at(context, bench, look, "train", size, views)
     else:
-        train = val.new_zeros(len(bench.dataset.split("train")), 1, num_classes)
+        num_train = len(bench.dataset.split("train"))
+        train = torch.zeros(num_train, 1, num_classes, dtype=torch.float16)
     if fitted:
         context.progress(1, 1, "fitting the teacher's classifier")
         read = train_labels >= 0
@@ -162,6 +179,9 @@ def teach(
         crossed = cross_fitted_logits(train[read], train_labels[read], num_classes)
         train = crossed.new_zeros(len(read), *crossed.shape[1:])
         train[read], val = crossed, head(val)
+        # The same arithmetic on another processor may end a little elsewhere.
+        head = FittedHead(ranks.of_first(head.weight), ranks.of_first(head.bias))
+        train, val = ranks.of_first(train), ranks.of_first(val)
         features = look
 
         def look(images: Tensor) -> Tensor:
@@ -195,6 +215,8 @@ def look_at(
 ) -> tuple[Tensor, Tensor]:
     """What a teacher says of a split, in its order, without augmentation.
 
+    Each process shows it a share of the pictures, and all know the whole.
+
     Returns:
         Float32 (N, V, F) or (N, V, C), and the labels (N,). A picture that cannot be decoded, which
         training does not see either, has zeros and the label -1.
@@ -203,7 +225,9 @@ def look_at(
 
     from fpnas.data.augment import Augmentation
     from fpnas.data.loader import ImageLoader
+    from fpnas.parallel import Ranks
 
+    ranks = bench.ranks or Ranks()
     loader = ImageLoader(
         bench.dataset,
         split,
@@ -212,8 +236,10 @@ def look_at(
         training=False,
         seed=0,
         augmentation=Augmentation(eval_crop=1.0),
+        rank=ranks.rank,
+        world_size=ranks.size,
     )
-    labels = torch.full((loader.num_images,), -1)
+    labels = torch.zeros(loader.num_images, dtype=torch.int64)  # one more than they are
     said: Tensor | None = None
     done = 0
     with torch.inference_mode():
@@ -223,8 +249,10 @@ def look_at(
             heard = torch.stack([look(view).float().cpu() for view in seen], dim=1)
             if said is None:
                 said = torch.zeros(loader.num_images, *heard.shape[1:])
-            said[batch.indices], labels[batch.indices] = heard, batch.labels
-            done += len(batch.labels)
+            said[batch.indices], labels[batch.indices] = heard, batch.labels + 1
+            done = min(done + ranks.size * len(batch.labels), loader.num_images)
             context.progress(done, loader.num_images, f"teacher on {split}: {done} pictures")
-    assert said is not None
-    return said.clone(), labels
+    # A process may have had no picture; the first one always has.
+    width = ranks.of_first(torch.tensor(said.shape[2] if said is not None else 0))
+    whole = torch.zeros(loader.num_images, views, int(width)) if said is None else said.clone()
+    return ranks.gather(whole), ranks.gather(labels) - 1

@@ -9,11 +9,15 @@ ranked first) and ``unreadable.csv`` (pictures that could not be decoded).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fpnas.stages.config import StageConfig
+from pydantic import Field
+
+from fpnas.stages.config import Runtime, StageConfig
 from fpnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,8 +35,20 @@ if TYPE_CHECKING:
     from fpnas.training.loop import Loss, Trainer, TrainingBatches
 
 
+class TrainRuntime(Runtime):
+    """How a training run is carried out.
+
+    Attributes:
+        num_processes: Processes that share every step. A run may go on with another number of
+            them: the steps take the same pictures. Batch normalization sees a process's pictures
+            only, and sums are rounded otherwise.
+    """
+
+    num_processes: int = Field(default=1, ge=1)
+
+
 class TrainingConfig(StageConfig):
-    """A training run on the pictures with their labels.
+    """A training run on the pictures with their labels, which several processes may share.
 
     Attributes:
         recipe: How.
@@ -41,6 +57,19 @@ class TrainingConfig(StageConfig):
 
     recipe: Recipe
     seed: int = 0
+    runtime: TrainRuntime = TrainRuntime()
+
+
+@contextmanager
+def training_ranks(context: StageContext) -> Iterator[Ranks]:
+    """The processes of a stage that trains; see :func:`fpnas.stages.ranks.opened`."""
+    from fpnas.stages.batches import device_of
+    from fpnas.stages.ranks import opened, rank_device
+
+    runtime: TrainRuntime = context.config.runtime
+    device = rank_device(device_of(runtime.device))
+    with opened(context, runtime.num_processes, device) as ranks:
+        yield ranks
 
 
 @dataclass(frozen=True)
@@ -66,17 +95,16 @@ class Workbench:
     eval_split: ReadableSplit = "val"
 
     @classmethod
-    def open(cls, context: StageContext, ranks: Ranks | None = None) -> Workbench:
+    def open(cls, context: StageContext, ranks: Ranks) -> Workbench:
         """Opens the inputs of a stage that trains."""
         from fpnas.networks.description import read_architecture
-        from fpnas.stages.batches import device_of, open_dataset
-        from fpnas.stages.ranks import rank_device
+        from fpnas.stages.batches import open_dataset
 
         decoded = context.inputs["architecture"].read_json("architecture.json")
         return cls(
             open_dataset(context.inputs["dataset"]),
             read_architecture(decoded),
-            rank_device(device_of(context.config.runtime.device)),
+            ranks.device,
             context.config,
             ranks,
         )

@@ -133,16 +133,16 @@ def test_a_lesson_is_kept_and_found_by_what_it_depends_on(bench, store):
         logits = torch.randn(10, 2, generator=torch.Generator().manual_seed(len(made))).half()
         return Lesson(logits, 0.75, 12, {"views": 1})
 
-    first = kept_lesson(context, {"teacher": "t", "size": 24}, make)
-    again = kept_lesson(context, {"size": 24, "teacher": "t"}, make)
+    first = kept_lesson(context, bench, {"teacher": "t", "size": 24}, make)
+    again = kept_lesson(context, bench, {"size": 24, "teacher": "t"}, make)
     assert len(made) == 1
     assert torch.equal(first.logits, again.logits)
     assert (again.top1, again.macs, again.details) == (0.75, 12, {"views": 1})
-    other = kept_lesson(context, {"teacher": "t", "size": 32}, make)
+    other = kept_lesson(context, bench, {"teacher": "t", "size": 32}, make)
     assert len(made) == 2
     assert not torch.equal(other.logits, first.logits)
     dataset.digest = "1" * 64
-    kept_lesson(context, {"teacher": "t", "size": 24}, make)
+    kept_lesson(context, bench, {"teacher": "t", "size": 24}, make)
     assert len(made) == 3
 
 
