@@ -84,7 +84,7 @@ def carry_out(
 
 
 def check(configs: Mapping[str, StageConfig], store: Store) -> None:
-    """Checks packages, storage, tracking and pictures.
+    """Checks packages, storage, tracking, pictures and the teacher.
 
     Args:
         configs: Of the stages.
@@ -93,7 +93,7 @@ def check(configs: Mapping[str, StageConfig], store: Store) -> None:
     Raises:
         InputError: Naming what cannot be used.
     """
-    from fpnas.stages import register
+    from fpnas.stages import distill, register
 
     registration = configs.get("register")
     if isinstance(registration, register.Config) and registration.export:
@@ -106,7 +106,10 @@ def check(configs: Mapping[str, StageConfig], store: Store) -> None:
     tracking.initialise()
     prepare = configs["prepare"]
     assert isinstance(prepare, Config)
-    check_data(prepare.options(), store.client)
+    classes = check_data(prepare.options(), store.client)
+    distillation = configs.get("distill")
+    if isinstance(distillation, distill.Config):
+        distill.check(distillation, classes or (), store)
 
 
 def resumed(run_id: str, given: Mapping[str, Any]) -> Request:

@@ -22,9 +22,11 @@ import torch
 
 from fpnas.data.decode import Pixels, Target, resize
 from fpnas.data.distortions import (
+    AUTO_AUGMENT_DRAWS,
     ERASING_DRAWS,
     RAND_AUGMENT_DRAWS,
     Colour,
+    auto_augment,
     erased_box,
     rand_augment,
 )
@@ -53,6 +55,7 @@ class Augmentation:
         eval_crop: The same for evaluation.
         rand_augment_ops: Operations of RandAugment a picture.
         rand_augment_magnitude: Their strength, of 30.
+        auto_augment: Policy of AutoAugment; None for none.
         random_erasing: Probability of erasing a box.
         fill: Colour of what is erased or comes in from outside; the mean colour of the pictures
             becomes zero when they are normalized.
@@ -67,8 +70,14 @@ class Augmentation:
     eval_crop: float | None = None
     rand_augment_ops: int = 0
     rand_augment_magnitude: int = 9
+    auto_augment: str | None = None
     random_erasing: float = 0.0
     fill: Colour = (0, 0, 0)
+
+    @property
+    def distorts(self) -> bool:
+        """Whether more happens to a picture than a crop and a flip."""
+        return bool(self.rand_augment_ops or self.auto_augment or self.random_erasing)
 
 
 # 'imagenet' draws from 25 % of the area upwards (8 % is usual), because searched networks are
@@ -173,7 +182,9 @@ def augment(
     Raises:
         ValueError: When a picture's size is not what the augmentation works on.
     """
-    num_distorting = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops + ERASING_DRAWS
+    num_distorting = ERASING_DRAWS + RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops
+    if augmentation.auto_augment:
+        num_distorting += AUTO_AUGMENT_DRAWS
     draws = uniforms(seed, epoch, rows, _NUM_DRAWS + num_distorting)
     result = np.empty((len(rows), input_size, input_size, 3), np.uint8)
     _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size, result)
@@ -209,14 +220,18 @@ def _crop(
 
 
 def _distort(pictures: Pixels, draws: npt.NDArray[np.float64], augmentation: Augmentation) -> None:
-    """Applies RandAugment and random erasing in place."""
-    if not (augmentation.rand_augment_ops or augmentation.random_erasing):
+    """Applies RandAugment or AutoAugment, and random erasing, in place."""
+    if not augmentation.distorts:
         return
     magnitude, fill = augmentation.rand_augment_magnitude, augmentation.fill
+    num_rand = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops
     for picture, drawn in zip(pictures, draws.tolist(), strict=True):
         for_erasing, for_operations = drawn[:ERASING_DRAWS], drawn[ERASING_DRAWS:]
-        if for_operations:
-            picture[:] = rand_augment(picture, for_operations, magnitude, fill)
+        if num_rand:
+            picture[:] = rand_augment(picture, for_operations[:num_rand], magnitude, fill)
+        if augmentation.auto_augment:
+            for_policy = for_operations[num_rand:]
+            picture[:] = auto_augment(picture, for_policy, augmentation.auto_augment, fill)
         if for_erasing[0] < augmentation.random_erasing:
             picture[erased_box(for_erasing[1:], picture.shape[0])] = fill
 

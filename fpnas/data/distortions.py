@@ -1,4 +1,4 @@
-"""RandAugment and random erasing, from given draws.
+"""RandAugment, AutoAugment and random erasing, from given draws.
 
 The operations are torchvision's, on Pillow images; only the drawing is ours, because torchvision
 draws from a generator of the whole process, and here a picture's fate must depend on
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ Colour = tuple[int, int, int]
 MAX_MAGNITUDE = 30
 RAND_AUGMENT_DRAWS = 2
 """Draws of one operation: which one, and its sign."""
+AUTO_AUGMENT_DRAWS = 5
+"""Draws of one policy: which one, and of each of its two operations whether, and its sign."""
 ERASING_DRAWS = 5
 """Draws of one erasing: whether, area, aspect ratio, top and left."""
 _ERASED_AREA = (0.02, 0.33)
@@ -113,6 +116,46 @@ def rand_augment(pixels: Pixels, draws: Sequence[float], magnitude: float, fill:
         sign = 1.0 if side < 0.5 else -1.0
         image = operation(functional, image, magnitude / MAX_MAGNITUDE, sign, fill)
     return np.asarray(image)
+
+
+# AutoAugment has one more.
+_POLICY_OPERATIONS = {**OPERATIONS, "Invert": _plain("invert")}
+_POLICY_MAGNITUDES = 9
+
+
+def auto_augment(pixels: Pixels, draws: Sequence[float], policy: str, fill: Colour) -> Pixels:
+    """Applies one of the 25 pairs of operations of a policy, each with its own probability.
+
+    The policies are those that were found in "AutoAugment" (Cubuk et al., CVPR 2019), from
+    torchvision.
+
+    Args:
+        pixels: One picture, uint8 (S, S, 3).
+        draws: In [0, 1), `AUTO_AUGMENT_DRAWS`.
+        policy: ``imagenet``, ``cifar10`` or ``svhn``: the pictures that it was found on.
+        fill: Of what comes in from outside.
+    """
+    from torchvision.transforms.v2 import functional
+
+    pairs = _policies(policy)
+    which, *rest = draws
+    image = Image.fromarray(pixels)
+    pair = pairs[int(which * len(pairs))]
+    for (name, probability, magnitude), draw, side in zip(pair, rest[::2], rest[1::2], strict=True):
+        if draw < probability:
+            level = (magnitude or 0) / _POLICY_MAGNITUDES
+            sign = 1.0 if side < 0.5 else -1.0
+            image = _POLICY_OPERATIONS[name](functional, image, level, sign, fill)
+    return np.asarray(image)
+
+
+@cache
+def _policies(name: str) -> list[tuple[tuple[str, float, int | None], ...]]:
+    from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy
+
+    found: list[tuple[tuple[str, float, int | None], ...]]
+    found = AutoAugment(AutoAugmentPolicy(name)).policies
+    return found
 
 
 def erased_box(draws: Sequence[float], size: int) -> tuple[slice, slice]:

@@ -102,20 +102,25 @@ class _Work:
     moments: Any = field(default_factory=lambda: np.zeros((2, 3)))
 
 
-def check(options: PrepareOptions, s3_client: S3Client | None = None) -> None:
+def check(
+    options: PrepareOptions, s3_client: S3Client | None = None
+) -> tuple[ClassInfo, ...] | None:
     """Checks what can be checked in seconds, before any work and without writing.
 
     Archives in S3, large compressed archives and downloads are only looked for; what is in them
     is checked at the start of `prepare`, again before anything is written.
+
+    Returns:
+        The classes, or None where they are not known yet.
 
     Raises:
         InputError: When the data or an option cannot be used.
     """
     located = locate(options.data, s3_client)
     if not located.is_cheap:
-        return
+        return None
     with tempfile.TemporaryDirectory() as scratch, located.open(Path(scratch)) as source:
-        make_plan(source.entries, options)
+        return name_classes(make_plan(source.entries, options).class_keys, source.class_names)
 
 
 def prepare(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fpnas.stages.teaching import Lesson
     from fpnas.storage import Artifact, Store
 
+_LOG = logging.getLogger("fpnas")
 _REGISTERED_FILE = "exported/model.safetensors"
 _STUDENT = "student"
 """Kept in a checkpoint of the student; one of a wider teacher keeps nothing."""
@@ -86,6 +88,30 @@ def resolve(config: Config, inputs: Mapping[str, Artifact], _store: Store) -> di
     fitted = config.teacher_head == "fitted"
     classes = _classes(inputs["dataset"])
     return {"teacher": resolve_teacher(config.teacher, classes, fitted=fitted)}
+
+
+def check(config: Config, classes: Sequence[ClassInfo], store: Store) -> None:
+    """Makes sure, before any work, that the teacher can be had and knows the classes.
+
+    Args:
+        config: Of the stage.
+        classes: Of the pictures; empty where only ``prepare`` will know them.
+        store: The storage.
+
+    Raises:
+        InputError: Naming what cannot be used.
+    """
+    from fpnas.training.teachers import check_classes, resolve_teacher
+
+    fitted = config.teacher_head == "fitted"
+    sources(config, store)
+    check_classes(
+        resolve_teacher(config.teacher, classes, fitted=fitted),
+        classes,
+        fitted=fitted,
+        architecture=config.teacher_architecture,
+        their_classes=config.teacher_classes,
+    )
 
 
 def _classes(dataset: Artifact) -> list[ClassInfo]:
@@ -182,7 +208,7 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> Lesson:
     from fpnas.data.augment import normalize
     from fpnas.stages.teaching import Lesson, look_at
     from fpnas.training.loop import label_loss
-    from fpnas.training.teachers import wider_architecture
+    from fpnas.training.teachers import knows_little, wider_architecture
 
     config: Config = context.config
     assert isinstance(bench.architecture, Architecture)
@@ -191,6 +217,13 @@ def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> Lesson:
     network = bench.network(architecture, config.seed + 1)
     trainer = bench.trainer(network, recipe, label_loss(recipe))
     evaluation = train(context, trainer, phase="teacher_", saved=saved)
+    if knows_little(evaluation.top1, bench.dataset.num_classes):
+        # No error, unlike that of a teacher that came from elsewhere: more training mends it.
+        _LOG.warning(
+            "the wider teacher is right about %.1f %% of the validation pictures, hardly more than "
+            "chance; raise distill.teacher_epochs",
+            100 * evaluation.top1,
+        )
     final = trainer.final_network.eval()
     mean, std = bench.dataset.mean, bench.dataset.std
     logits, _ = look_at(

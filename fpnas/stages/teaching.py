@@ -202,7 +202,7 @@ def num_views(bench: Workbench) -> int:
 def can_be_kept(bench: Workbench) -> bool:
     """Whether training changes pictures so little that the teacher need look only once."""
     done = bench.augmentation(bench.config.recipe)
-    return done.min_area == 1.0 and not done.rand_augment_ops and not done.random_erasing
+    return done.min_area == 1.0 and not done.distorts
 
 
 def look_at(

@@ -194,6 +194,7 @@ class Workbench:
             get_augmentation(name),
             rand_augment_ops=recipe.rand_augment_ops,
             rand_augment_magnitude=recipe.rand_augment_magnitude,
+            auto_augment=recipe.auto_augment,
             random_erasing=recipe.random_erasing,
             fill=(red, green, blue),
         )

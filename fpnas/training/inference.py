@@ -88,16 +88,28 @@ def load(path: Path) -> tuple[Runner, ModelCard]:
     return run, ModelCard.from_json(text)
 
 
-def load_classifier(path: Path) -> tuple[Classifier, ModelCard]:
-    """Builds the network of ``model.safetensors``, with its weights.
+def read_card(path: Path) -> ModelCard:
+    """The card of ``model.safetensors``, without its weights.
 
     Raises:
         InputError: It is not such a file.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            card = ModelCard.from_json((file.metadata() or {})[CARD_KEY])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return ModelCard.from_json((file.metadata() or {})[CARD_KEY])
+    except Exception as error:  # whatever a foreign file makes the reader raise
+        raise _foreign(path) from error
+
+
+def load_classifier(path: Path) -> tuple[Classifier, ModelCard]:
+    """Builds the network of ``model.safetensors``, with its weights.
+
+    Raises:
+        InputError: It is not such a file.
+    """
+    card = read_card(path)
+    try:
+        state = safetensors.torch.load_file(path)
         architecture = parse_architecture(card.architecture)
         model = Classifier(Network(architecture, len(card.classes)), [0.0] * 3, [1.0] * 3)
         model.load_state_dict(state)

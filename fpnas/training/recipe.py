@@ -79,6 +79,8 @@ class Recipe:
         cutmix: Alpha of cutmix (Yun et al., ICCV 2019); 0 for none.
         rand_augment_ops: Operations of RandAugment (Cubuk et al., 2020) a picture; 0 for none.
         rand_augment_magnitude: How strong they are, of 30.
+        auto_augment: Policy of AutoAugment (Cubuk et al., CVPR 2019) instead: ``imagenet``,
+            ``cifar10`` or ``svhn``, the pictures that it was found on; None for none.
         random_erasing: Probability of erasing a box of a picture (Zhong et al., AAAI 2020).
         batch_norm_momentum: Weight of a new batch in the running statistics.
         batch_norm_eps: Added to the variance.
@@ -114,6 +116,7 @@ class Recipe:
     cutmix: float = 0.0
     rand_augment_ops: int = 0
     rand_augment_magnitude: int = 9
+    auto_augment: Literal["imagenet", "cifar10", "svhn"] | None = None
     random_erasing: float = 0.0
     batch_norm_momentum: float = 0.1
     batch_norm_eps: float = 1e-5
@@ -136,6 +139,13 @@ class Recipe:
                     legal=str(legal),
                     fix="correct the recipe",
                 )
+        if self.auto_augment is not None and self.rand_augment_ops:
+            raise InputError(
+                "recipe.auto_augment",
+                self.auto_augment,
+                f"does not go with {self.rand_augment_ops} operation(s) of RandAugment",
+                fix="set recipe.rand_augment_ops=0, or leave one of the two out",
+            )
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InputError(
                 "recipe.warmup_epochs",

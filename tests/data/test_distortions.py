@@ -5,10 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, autoaugment, v2
 
 from fpnas.data.augment import AUGMENTATIONS, augment
-from fpnas.data.distortions import MAX_MAGNITUDE, OPERATIONS, erased_box, rand_augment
+from fpnas.data.distortions import (
+    MAX_MAGNITUDE,
+    OPERATIONS,
+    auto_augment,
+    erased_box,
+    rand_augment,
+)
 
 FILL = (90, 60, 30)
 SIZE = 32
@@ -51,6 +57,58 @@ def test_operations_follow_one_another():
     one = rand_augment(rand_augment(picture(), first, 15, FILL), second, 15, FILL)
     assert np.array_equal(both, one)
     assert np.array_equal(rand_augment(picture(), [], 15, FILL), picture())
+
+
+POLICIES = [policy.value for policy in autoaugment.AutoAugmentPolicy]
+
+
+def policy_draws(number, happen, sides=(0.2, 0.8)):
+    """The draws that choose a pair of a policy, and whether each of its operations happens."""
+    first, second = (0.0 if yes else 1 - 1e-9 for yes in happen)
+    return [(number + 0.5) / 25, first, sides[0], second, sides[1]]
+
+
+@pytest.mark.parametrize("number", range(25))
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_does_what_torchvisions_does(name, number):
+    policy = autoaugment.AutoAugmentPolicy(name)
+    reference = v2.AutoAugment(policy, interpolation=InterpolationMode.NEAREST)
+    image = Image.fromarray(picture())
+    for (operation, chance, level), sign in zip(reference._policies[number], (1, -1), strict=True):
+        levels, signed = reference._AUGMENTATION_SPACE[operation]
+        values = levels(10, SIZE, SIZE)
+        value = float(values[level]) if values is not None else 0.0
+        if chance > 0:
+            image = reference._apply_image_or_video_transform(
+                image,
+                operation,
+                sign * value if signed else value,
+                interpolation=InterpolationMode.NEAREST,
+                fill={Image.Image: list(FILL)},
+            )
+    found = auto_augment(picture(), policy_draws(number, (True, True)), name, FILL)
+    # Its strengths are in single precision, so that a value on the edge may be rounded otherwise.
+    assert np.abs(found.astype(int) - np.asarray(image)).max() <= 1
+
+
+def test_an_operation_of_a_policy_happens_with_its_probability():
+    # The first pair for ImageNet: Posterize with 0.4, Rotate with 0.6.
+    for draw, happens in ((0.39, True), (0.41, False)):
+        draws = [0.01, draw, 0.2, 1 - 1e-9, 0.2]
+        assert np.array_equal(auto_augment(picture(), draws, "imagenet", FILL), picture()) != (
+            happens
+        )
+
+
+def test_auto_augment_changes_many_pictures_and_only_by_seed_epoch_and_row():
+    augmentation = replace(AUGMENTATIONS["none"], auto_augment="imagenet", fill=FILL)
+    found, plain = changed(augmentation)
+    assert (found != plain).any(axis=(1, 2, 3)).mean() > 0.6
+    again, _ = changed(augmentation)
+    assert np.array_equal(found, again)
+    pictures, rows = many()
+    part = augment(pictures[7:9], rows[7:9], augmentation, input_size=SIZE, seed=3, epoch=1)
+    assert np.array_equal(part, found[7:9])
 
 
 def test_every_operation_is_drawn_as_often():

@@ -161,8 +161,8 @@ def test_shards_are_cut_at_their_size(prepared):
 
 
 def test_checks_come_before_any_work(folder, tmp_path):
-    check(PrepareOptions(str(folder)))
-    check(PrepareOptions("digits"))
+    assert [info.key for info in check(PrepareOptions(str(folder)))] == ["ape", "bee", "cow"]
+    assert [info.key for info in check(PrepareOptions("digits"))] == list("0123456789")
     for data, message in ((folder / "ape", "no pictures in class folders"), (tmp_path, None)):
         if message:
             with pytest.raises(InputError, match=message):

@@ -32,6 +32,14 @@ def test_a_failing_stage_is_reported_with_its_cause_and_its_log(workplace):
     assert "run the same command again" in message
 
 
+def test_a_teacher_that_does_not_know_the_classes_is_refused_before_the_search(workplace):
+    teacher = ("--set", "distill.teacher=torchvision:resnet18")
+    status, message = workplace.fails(*workplace.command(*teacher)[3:])
+    assert status == 2
+    assert "distill.teacher=torchvision:resnet18 does not know these classes: 0, 1" in message
+    assert not list((workplace.folder / "home").glob("runs/*/events.jsonl"))
+
+
 def test_one_process_at_a_time_works_on_a_run_and_its_stage_ends_with_it(workplace):
     long = ("--set", "coarse.search.num_steps=100000")
     process = workplace.start(*long)

@@ -114,6 +114,7 @@ def test_a_teacher_that_knows_no_more_than_chance_is_an_error(bench):
         ({"mixup": 0.2}, True),
         ({"augmentation": "imagenet"}, False),
         ({"rand_augment_ops": 1}, False),
+        ({"auto_augment": "imagenet"}, False),
         ({"random_erasing": 0.1}, False),
     ],
 )

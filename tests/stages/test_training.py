@@ -40,10 +40,11 @@ def test_the_artifact_of_a_model(pictures, tmp_path):
 def test_every_option_of_the_pictures_reaches_the_training(pictures, tmp_path):
     losses = set()
     options = ({}, {"rand_augment_ops": 2}, {"random_erasing": 1.0}, {"augmentation": "none"})
-    for number, option in enumerate((*options, {"batch_norm_eps": 0.1})):
+    more = ({"batch_norm_eps": 0.1}, {"auto_augment": "imagenet"})
+    for number, option in enumerate((*options, *more)):
         artifact, _ = run(pictures, tmp_path / str(number), {**RECIPE, **option})
         losses.add(pd.read_parquet(artifact.path("history.parquet"))["train_loss"].iloc[0])
-    assert len(losses) == 5
+    assert len(losses) == 6
 
 
 def test_what_is_passed_over_is_named(pictures, tmp_path):

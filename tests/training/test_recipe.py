@@ -44,6 +44,13 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
     assert Recipe(epochs=2, warmup_epochs=1.99).warmup_epochs == 1.99
 
 
+def test_two_ways_to_choose_operations_do_not_go_together():
+    assert Recipe(epochs=2, auto_augment="imagenet").rand_augment_ops == 0
+    with pytest.raises(InputError, match="does not go with 2 operation") as caught:
+        Recipe(epochs=2, auto_augment="imagenet", rand_augment_ops=2)
+    assert caught.value.field == "recipe.auto_augment"
+
+
 def test_a_shortened_recipe_still_rises_and_falls():
     recipe = Recipe(epochs=20, warmup_epochs=3, dropout=0.2)
     assert recipe.shortened(8) == Recipe(epochs=8, warmup_epochs=3, dropout=0.2)

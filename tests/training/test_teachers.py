@@ -18,9 +18,10 @@ from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.errors import FpnasError, InputError
 from fpnas.networks.network import Classifier, Network
 from fpnas.space import VARIABLES, load_space
-from fpnas.training.inference import ModelCard, save_classifier
+from fpnas.training.inference import CARD_KEY, ModelCard, save_classifier
 from fpnas.training.teachers import (
     check_accuracy,
+    check_classes,
     check_teacher,
     load_teacher,
     resolve_teacher,
@@ -206,6 +207,35 @@ def test_an_exported_model_is_a_teacher(tmp_path):
     expected = classifier(images / 255)[:, [1, 0]]
     torch.testing.assert_close(teacher.logits(images), expected, rtol=1e-4, atol=1e-5)
     assert teacher.input_size == 32
+
+
+def test_classes_are_checked_without_loading_a_network(monkeypatch, tmp_path):
+    def refuse(*_args, **_options):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
+    save_file({}, tmp_path / "weights.safetensors")
+    (tmp_path / "classes.json").write_text('["dog", "cat"]')
+    card = ModelCard(("dog", "cat"), 32, architecture="")
+    text = {CARD_KEY: card.to_json()}
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata=text)
+    mapped = {
+        "architecture": "torchvision:resnet18",
+        "their_classes": str(tmp_path / "classes.json"),
+    }
+    for name, options, known in (
+        ("torchvision:resnet18", {}, TENCH),
+        (f"local:{tmp_path / 'weights.safetensors'}", mapped, "cat"),
+        (f"local:{tmp_path / 'model.safetensors'}", {}, "cat"),
+    ):
+        check_classes(name, infos(known), **options)
+        check_classes(name, infos("qat"), fitted=True, **options)
+        with pytest.raises(InputError, match="does not know these classes: qat"):
+            check_classes(name, infos("qat"), **options)
+    for name in ("wider", "mlflow:m@champion"):
+        check_classes(name, infos("qat"))
+    with pytest.raises(InputError, match="resnet8"):
+        check_classes("torchvision:resnet8", infos(TENCH))
 
 
 def test_a_file_that_is_not_there_is_refused_before_work():
