@@ -35,7 +35,8 @@ from workshop import (
 )
 
 from fpnas.stages.teaching import look_at
-from fpnas.stages.training import TrainingConfig, Workbench
+from fpnas.stages.training import Workbench
+from fpnas.stages.training_config import TrainingConfig
 from fpnas.training.distillation import Kind, distillation_loss, logit_accuracy
 from fpnas.training.fitted_head import FittedHead, cross_fitted_logits
 from fpnas.training.loop import label_loss

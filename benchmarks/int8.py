@@ -30,7 +30,8 @@ from fpnas.data.loader import ImageLoader
 from fpnas.data.options import PrepareOptions
 from fpnas.data.prepare import prepare
 from fpnas.networks.network import Classifier, Network
-from fpnas.stages.training import TrainingConfig, Workbench
+from fpnas.stages.training import Workbench
+from fpnas.stages.training_config import TrainingConfig
 from fpnas.training.export import export_program, write_onnx
 from fpnas.training.inference import ModelCard, Runner, runner, without_gradients
 from fpnas.training.int8 import Int8Recipe, write_int8

@@ -36,7 +36,8 @@ from fpnas.distribution import ChoiceLayout, FactorizedDistribution
 from fpnas.memory import keep_freed_memory
 from fpnas.networks.description import AnyArchitecture, network_cost
 from fpnas.space import SearchSpace
-from fpnas.stages.training import TrainingConfig, Workbench
+from fpnas.stages.training import Workbench
+from fpnas.stages.training_config import TrainingConfig
 from fpnas.training.loop import label_loss
 from fpnas.training.recipe import Recipe
 

@@ -93,7 +93,7 @@ def check(configs: Mapping[str, StageConfig], store: Store) -> None:
     Raises:
         InputError: Naming what cannot be used.
     """
-    from fpnas.stages import distill, register
+    from fpnas.stages import distill, register, training_config
 
     registration = configs.get("register")
     if isinstance(registration, register.Config) and registration.export:
@@ -107,6 +107,9 @@ def check(configs: Mapping[str, StageConfig], store: Store) -> None:
     prepare = configs["prepare"]
     assert isinstance(prepare, Config)
     classes = check_data(prepare.options(), store.client)
+    for config in configs.values():
+        if isinstance(config, training_config.TrainingConfig):
+            training_config.check(config)
     distillation = configs.get("distill")
     if isinstance(distillation, distill.Config):
         distill.check(distillation, classes or (), store)

@@ -17,7 +17,8 @@ from pydantic import Field
 from fpnas.errors import InputError
 from fpnas.networks.description import AnyArchitecture, network_cost
 from fpnas.stages.config import SpaceConfig
-from fpnas.stages.training import TrainingConfig, Workbench, train, training_ranks, write_model
+from fpnas.stages.training import Workbench, train, write_model
+from fpnas.stages.training_config import TrainingConfig, training_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

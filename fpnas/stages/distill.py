@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 
 from fpnas.errors import InputError
 from fpnas.stages.config import SpaceConfig
-from fpnas.stages.training import TrainingConfig, Workbench, train, training_ranks, write_model
+from fpnas.stages.training import Workbench, train, write_model
+from fpnas.stages.training_config import TrainingConfig, training_ranks
 from fpnas.training.teachers import check_teacher
 
 if TYPE_CHECKING:

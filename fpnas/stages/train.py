@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fpnas.stages.training import TrainingConfig, Workbench, train, training_ranks, write_model
+from fpnas.stages.training import Workbench, train, write_model
+from fpnas.stages.training_config import TrainingConfig, training_ranks
 
 if TYPE_CHECKING:
     from fpnas.stages.base import StageContext

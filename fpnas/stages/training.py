@@ -9,16 +9,11 @@ ranked first) and ``unreadable.csv`` (pictures that could not be decoded).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from fpnas.stages.config import Runtime, StageConfig
-from fpnas.training.recipe import Recipe
+from fpnas.stages.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,43 +28,7 @@ if TYPE_CHECKING:
     from fpnas.storage import Artifact
     from fpnas.training.evaluation import Details, Evaluation
     from fpnas.training.loop import Loss, Trainer, TrainingBatches
-
-
-class TrainRuntime(Runtime):
-    """How a training run is carried out.
-
-    Attributes:
-        num_processes: Processes that share every step. A run may go on with another number of
-            them: the steps take the same pictures. Batch normalization sees a process's pictures
-            only, and sums are rounded otherwise.
-    """
-
-    num_processes: int = Field(default=1, ge=1)
-
-
-class TrainingConfig(StageConfig):
-    """A training run on the pictures with their labels, which several processes may share.
-
-    Attributes:
-        recipe: How.
-        seed: Of the initial weights, the order and the augmentation.
-    """
-
-    recipe: Recipe
-    seed: int = 0
-    runtime: TrainRuntime = TrainRuntime()
-
-
-@contextmanager
-def training_ranks(context: StageContext) -> Iterator[Ranks]:
-    """The processes of a stage that trains; see :func:`fpnas.stages.ranks.opened`."""
-    from fpnas.stages.batches import device_of
-    from fpnas.stages.ranks import opened, rank_device
-
-    runtime: TrainRuntime = context.config.runtime
-    device = rank_device(device_of(runtime.device))
-    with opened(context, runtime.num_processes, device) as ranks:
-        yield ranks
+    from fpnas.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -203,11 +162,16 @@ class Workbench:
         """A training run of a network on the pictures of the training split.
 
         Raises:
-            InputError: A part of a step would have fewer than two pictures.
+            InputError: A part of a step would have fewer than two pictures, or the processes cannot
+                normalize together.
         """
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import Batches
+        from fpnas.training.batch_norm import synchronized
         from fpnas.training.loop import Trainer
+
+        if recipe.sync_batch_norm and self.ranks is not None:
+            network = synchronized(network, self.ranks)
 
         loader = ImageLoader(
             self.dataset,

@@ -84,6 +84,8 @@ class Recipe:
         random_erasing: Probability of erasing a box of a picture (Zhong et al., AAAI 2020).
         batch_norm_momentum: Weight of a new batch in the running statistics.
         batch_norm_eps: Added to the variance.
+        sync_batch_norm: Normalize by the pictures of all processes instead of a process's own;
+            costs a sum over them in every layer. On GPUs only, as PyTorch's is.
         ema_decay: Of the exponential moving average of the weights, which is what is evaluated
             and kept; 0 keeps the weights themselves.
         max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
@@ -120,6 +122,7 @@ class Recipe:
     random_erasing: float = 0.0
     batch_norm_momentum: float = 0.1
     batch_norm_eps: float = 1e-5
+    sync_batch_norm: bool = False
     ema_decay: float = 0.99
     max_grad_norm: float | None = 5.0
     max_skipped_steps: int = 10

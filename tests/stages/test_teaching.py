@@ -18,7 +18,8 @@ from fpnas.stages.teaching import (
     renewed,
     teach,
 )
-from fpnas.stages.training import TrainingConfig, Workbench
+from fpnas.stages.training import Workbench
+from fpnas.stages.training_config import TrainingConfig
 from fpnas.training.loop import label_loss
 from fpnas.training.recipe import Recipe
 from fpnas.training.teachers import Teacher
