@@ -45,6 +45,9 @@ class Case:
         return plan_for(request, self.baseline)
 
 
+# Two nodes of eight GPUs each, whose TrainJob is held against Trainer's models when it is compiled.
+_NODES = ("resources.train.nodes=2", "resources.train.gpus=8", "train.runtime.num_processes=16")
+
 # Every profile, and every space that comes with the package.
 CASES = (
     Case("tiny", "t0", "smoke"),
@@ -55,6 +58,7 @@ CASES = (
     Case("sa_expanded", "l0", "paper"),
     Case("sa_expanded", "l1", "imagenet-l"),
     Case("sa_expanded", "l2", "paper"),
+    Case("sa_expanded", "l2", "imagenet-l", overrides=_NODES),
     Case("sa_expanded", "l2", "imagenet-s", baseline="mobilenet_v3_large"),
 )
 

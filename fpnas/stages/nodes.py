@@ -21,13 +21,16 @@ JOB = "FPNAS_STAGE_JOB"
 """Environment variable: the stage, its configuration, its run and its inputs, as JSON."""
 
 _STOPPED = 75
+_GATHER_SECONDS = 1800
+"""How long a pod waits for the others, whose nodes may have to fetch a large image first."""
 
 
 def gather(environ: Mapping[str, str]) -> int:
     """Joins the other pods, and starts the processes of this one.
 
     Args:
-        environ: ``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_MASTER_ADDR``, ``PET_MASTER_PORT``.
+        environ: ``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_NODE_RANK``, ``PET_MASTER_ADDR`` and
+            ``PET_MASTER_PORT``.
 
     Returns:
         The exit status: 0, that of the process that failed, or 75 when a signal came.
@@ -46,6 +49,12 @@ def gather(environ: Mapping[str, str]) -> int:
         run_id=address,
         rdzv_backend="c10d",
         rdzv_endpoint=f"{address}:{environ['PET_MASTER_PORT']}",
+        rdzv_configs={
+            # The first pod's name may not be resolved yet when it starts, so it is not asked for.
+            "is_host": environ["PET_NODE_RANK"] == "0",
+            "read_timeout": _GATHER_SECONDS,
+            "join_timeout": _GATHER_SECONDS,
+        },
         max_restarts=0,
     )
     try:
