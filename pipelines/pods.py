@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpnas.errors import InputError
+from fpnas.stages.cluster import load_cluster
 from pipelines.names import STAGE_LABEL
 from pipelines.resources import POOL_LABEL
 
@@ -145,20 +146,9 @@ class Cluster:
     """
 
     def __init__(self, namespace: str) -> None:
-        from kubernetes import client, config
+        from kubernetes import client
 
-        try:
-            try:
-                config.load_kube_config()
-            except config.ConfigException:
-                config.load_incluster_config()  # load_config would print on stdout
-        except (config.ConfigException, TypeError) as error:
-            raise InputError(
-                "KUBECONFIG",
-                "(none)",
-                "leads to no cluster",
-                fix="set it to a kubeconfig, or work inside the cluster",
-            ) from error
+        load_cluster()
         self._api, self._namespace = client.CoreV1Api(), namespace
         self._plain: Callable[[Any], Any] = client.ApiClient().sanitize_for_serialization
 

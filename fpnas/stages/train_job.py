@@ -27,6 +27,7 @@ from fpnas.stages.base import (
     stop_flag,
     write_end,
 )
+from fpnas.stages.cluster import load_cluster
 from fpnas.stages.config import StageConfig, num_processes
 from fpnas.stages.events import Events
 from fpnas.stages.nodes import JOB
@@ -165,9 +166,9 @@ class TrainJobs:
         poll_seconds: float = _POLL_SECONDS,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        from kubernetes import client, config
+        from kubernetes import client
 
-        config.load_config()
+        load_cluster()
         self._objects, self._pods = client.CustomObjectsApi(), client.CoreV1Api()
         self._stop_requested = stop_requested
         self._poll_seconds, self._patience_seconds = poll_seconds, patience_seconds

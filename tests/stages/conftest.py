@@ -47,7 +47,7 @@ class Bench:
     def run(self, stage, config, torchrun=0, environ=None, **inputs):
         """Runs a stage to its end; the address of its artifact."""
         process = self.start(stage, config, torchrun, environ, **inputs)
-        output, errors = process.communicate(timeout=200)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         return json.loads(output)["uri"]
 

@@ -46,7 +46,7 @@ def test_a_stop_writes_a_checkpoint_from_which_the_next_job_goes_on(bench, datas
         wait_for(lambda: max(steps(), default=0) >= 5, nodes)
         for node in nodes:
             node.send_signal(signal.SIGTERM)
-        outputs = [node.communicate(timeout=120)[0] for node in nodes]
+        outputs = [node.communicate(timeout=600)[0] for node in nodes]
         assert [node.returncode for node in nodes] == [75, 75], outputs
         before = steps()
         nodes = start_nodes({"spec": {"trainer": trainer}}, environ)
@@ -55,11 +55,11 @@ def test_a_stop_writes_a_checkpoint_from_which_the_next_job_goes_on(bench, datas
     finally:
         for node in nodes:
             node.terminate()
-            node.communicate(timeout=120)
+            node.communicate(timeout=600)
 
 
 def wait_for(condition, nodes):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         assert all(node.poll() is None for node in nodes), [n.communicate()[0] for n in nodes]

@@ -218,7 +218,7 @@ def test_bad_input_in_a_job_ends_the_stage_with_status_2(bench, dataset, plan, t
     config = search_config(num_processes=2)
     config["space"]["target_macs"] = 10  # which only the pictures' classes show to be too little
     process = bench.start("coarse", config, environ=environ, dataset=dataset)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=600)
     stub.close()
     assert process.returncode == 2, errors
     assert any("is outside what nano can reach" in output for output in stub.outputs)
