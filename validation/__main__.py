@@ -16,6 +16,7 @@ from rich.table import Table
 from fpnas.errors import FpnasError, InputError
 from validation import (
     capacity,
+    events,
     images,
     kustomize,
     network,
@@ -32,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 def check(manifests: list[Manifest]) -> list[Finding]:
     """Runs all checks; the later ones need objects of the right shape, so schemas come first."""
     findings = schemas.check(manifests)
-    for rules in (pod_security, references, network, capacity):
+    for rules in (pod_security, references, events, network, capacity):
         findings += [] if findings else rules.check(manifests)
     return findings
 

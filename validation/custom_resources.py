@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipelines import train_job
+from validation import events
 from validation.objects import Finding, Manifest, name_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
@@ -179,6 +180,7 @@ MODELS: dict[tuple[str, str], type[BaseModel]] = {
     ("kueue.x-k8s.io/v1beta2", "WorkloadPriorityClass"): WorkloadPriorityClass,
     ("external-secrets.io/v1", "ExternalSecret"): ExternalSecret,
     ("external-secrets.io/v1", "SecretStore"): SecretStore,
+    **events.MODELS,
 }
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 Manifest = dict[str, Any]
 
-# Pods that are made while a pipeline runs, so they stand in no manifest: by Argo (for Kubeflow
-# Pipelines too) and by JobSet for a TrainJob. Values differ from run to run; the keys are fixed.
+# Pods that controllers make, so they stand in no manifest: Argo's of a run (for Kubeflow Pipelines
+# too), JobSet's for a TrainJob, and Argo Events'. Keys are fixed; the values of the first two
+# differ from run to run.
 RUN_TIME_PODS: tuple[Mapping[str, str], ...] = (
     {"workflows.argoproj.io/workflow": "run"},
     {"jobset.sigs.k8s.io/jobset-name": "run"},
+    {"controller": "eventbus-controller", "eventbus-name": "default"},
+    {"controller": "eventsource-controller", "eventsource-name": "fpnas-retrain"},
+    {"controller": "sensor-controller", "sensor-name": "fpnas-retrain"},
 )
 
 

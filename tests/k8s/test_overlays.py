@@ -12,7 +12,7 @@ from validation.__main__ import check
 from validation.objects import RUN_TIME_PODS, of_kind, pods
 
 OVERLAYS = ("eks", "gke", "kind", "onprem")
-WORKFLOW, TRAIN_JOB = RUN_TIME_PODS
+WORKFLOW, TRAIN_JOB, *_ = RUN_TIME_PODS
 MLFLOW = {"app.kubernetes.io/name": "mlflow"}
 BACKUP = {"app.kubernetes.io/name": "mlflow-backup"}
 POSTGRES = {"app.kubernetes.io/name": "postgres"}

@@ -1,0 +1,87 @@
+"""The sensor that starts the pipeline, and what its checks find."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+
+from validation import custom_resources, events, kustomize
+
+
+@functools.cache
+def built():
+    return kustomize.build_base(["argo-events"])
+
+
+@pytest.fixture
+def manifests():
+    return copy.deepcopy(built())
+
+
+def test_a_sensor_may_start_workflows_and_nothing_else(manifests, find):
+    sensor = find(manifests, "Sensor", "fpnas-retrain")
+    account = sensor["spec"]["template"]["serviceAccountName"]
+    bindings = [
+        item["roleRef"]["name"]
+        for item in manifests
+        if item["kind"] == "RoleBinding" and account in [s["name"] for s in item["subjects"]]
+    ]
+    assert bindings == [account]
+    assert find(manifests, "Role", account)["rules"] == [
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["create"]}
+    ]
+
+
+def test_its_policies_select_the_pods_by_the_names_of_their_makers(manifests, find):
+    for kind, policy, key in (
+        ("EventBus", "event-bus", "eventbus-name"),
+        ("EventSource", "event-source", "eventsource-name"),
+        ("Sensor", "sensor", "sensor-name"),
+    ):
+        (made,) = [item for item in manifests if item["kind"] == kind]
+        selector = find(manifests, "NetworkPolicy", policy)["spec"]["podSelector"]["matchLabels"]
+        assert selector == {key: made["metadata"]["name"]}
+
+
+def test_nothing_is_wrong(manifests):
+    assert events.check(manifests) == []
+    for kind in ("EventBus", "EventSource", "Sensor"):
+        (found,) = [item for item in manifests if item["kind"] == kind]
+        assert custom_resources.check(found) == []
+
+
+def workflow(spec):
+    return spec["triggers"][0]["template"]["k8s"]["source"]["resource"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("EventBus", lambda spec: spec["jetstream"].update(replicas=1), "jetstream.replicas"),
+        ("EventSource", lambda spec: spec["webhook"]["asked"].pop("authSecret"), "authSecret"),
+        ("EventSource", lambda spec: spec["calendar"]["weekly"].update(schedule="weekly"), "sched"),
+        ("Sensor", lambda spec: spec.update(dependancies=[]), "dependancies"),
+        ("Sensor", lambda spec: workflow(spec).update(workflowTemplateReff={}), "Reff"),
+        ("Sensor", lambda spec: spec["triggers"][0].update(retryStrategi={}), "retryStrategi"),
+    ],
+)
+def test_a_wrong_field_is_found(manifests, kind, change, words):
+    (found,) = [item for item in manifests if item["kind"] == kind]
+    change(found["spec"])
+    problems = custom_resources.check(found)
+    assert any(words in str(problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda spec: spec["dependencies"][0].update(eventName="daily"), "nothing sends"),
+        (lambda spec: spec["triggers"][0]["template"].update(conditions="daily"), "no dependency"),
+        (lambda spec: spec["template"].update(serviceAccountName="nobody"), "does not exist"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_found(manifests, change, words, find):
+    change(find(manifests, "Sensor", "fpnas-retrain")["spec"])
+    assert words in " ".join(map(str, events.check(manifests)))
