@@ -39,7 +39,7 @@ def test_a_companion_that_dies_stops_the_stage_which_can_be_resumed(bench, datas
     process = bench.start("coarse", long, dataset=dataset)
     checkpoints = bench.folder / "s3" / "fpnas" / "checkpoints"
     before = set(checkpoints.rglob("*.safetensors"))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900  # far beyond what a busy machine takes
     while set(checkpoints.rglob("*.safetensors")) == before:
         assert time.monotonic() < deadline, "no checkpoint was written"
         assert process.poll() is None, process.communicate()
@@ -50,7 +50,7 @@ def test_a_companion_that_dies_stops_the_stage_which_can_be_resumed(bench, datas
         if "fpnas.stages.ranks" in child.cmdline()
     ]
     companion.send_signal(signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 75
     assert "another rank is gone" in errors
     assert set(checkpoints.rglob("*.safetensors")) > before
