@@ -21,7 +21,7 @@ from containers.build import BASE, TARGETS, Built, build, revision
 from containers.pip_settings import installed_settings
 from containers.push import push
 from containers.tool import find_tool
-from fpnas.errors import FpnasError, InputError
+from fpnas.errors import InputError, run_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _LOGS = Path("build/images")
@@ -137,11 +137,7 @@ def push_images(
 
 def main() -> None:
     """Runs a command; an error is one message and its exit status."""
-    try:
-        app()
-    except FpnasError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_status) from error
+    run_command(app)
 
 
 if __name__ == "__main__":

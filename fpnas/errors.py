@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 
@@ -59,3 +60,20 @@ def closest(value: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
+
+
+def run_command(command: Callable[[], object], prefix: str = "") -> None:
+    """Runs a command of a process; an error is one message on stderr and its exit status.
+
+    Args:
+        command: The command.
+        prefix: Goes before the message.
+
+    Raises:
+        SystemExit: With the status of the error.
+    """
+    try:
+        command()
+    except FpnasError as error:
+        sys.stderr.write(f"{prefix}{error}\n")
+        raise SystemExit(error.exit_status) from error

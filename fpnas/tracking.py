@@ -14,16 +14,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fpnas.errors import InputError
 from fpnas.storage import connect, home_directory
-
-if TYPE_CHECKING:
-    pass
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "fpnas"
@@ -42,9 +39,6 @@ _MAX_WAITING = 200_000
 _RETRY_SECONDS = 30.0
 
 
-_TRAINING_PAGES = "workflowType=machine_learning"  # without it the UI shows those for agents
-
-
 @dataclass(frozen=True)
 class Tracking:
     """Where runs are tracked: MLflow's address and the experiment."""
@@ -52,30 +46,6 @@ class Tracking:
     uri: str
     experiment_id: str
     experiment: str
-
-    def experiment_url(self, server: str | None = None) -> str:
-        """Returns the address of the list of runs in MLflow's UI."""
-        return experiment_url(server or self.uri, self.experiment_id)
-
-
-def experiment_url(server: str, experiment_id: str) -> str:
-    """Returns the UI's page with an experiment's runs, and charts of their figures."""
-    return (
-        f"{_page(server)}/#/experiments/{experiment_id}/runs"
-        f"?compareRunsMode=CHART&{_TRAINING_PAGES}"
-    )
-
-
-def run_url(server: str, experiment_id: str, run_id: str) -> str:
-    """Returns the UI's page of one run."""
-    return f"{_page(server)}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
-
-
-def compare_url(server: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Returns the UI's page that compares runs."""
-    runs = json.dumps(list(run_ids), separators=(",", ":"))
-    experiments = json.dumps([experiment_id])
-    return f"{_page(server)}/#/compare-runs?runs={runs}&experiments={experiments}&{_TRAINING_PAGES}"
 
 
 def tracking_uri(environ: Mapping[str, str] = os.environ) -> str:
@@ -388,11 +358,6 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield name, value
         else:
             yield name, json.dumps(value, default=str)
-
-
-def _page(server: str) -> str:
-    """A server's address as a page's: a person has a password of their own."""
-    return re.sub(r"//[^/@]*@", "//", server).rstrip("/")
 
 
 def _without_password(uri: str) -> str:

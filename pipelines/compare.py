@@ -136,7 +136,7 @@ def _pictures(artifact: Artifact) -> str:
 
 def _links(results: Sequence[dict[str, Any]]) -> dict[str, str]:
     """MLflow's own page over the same runs; one for each place that they are tracked in."""
-    from fpnas.tracking import compare_url
+    from fpnas.mlflow_pages import compare_url
 
     places: dict[tuple[str, str], list[str]] = {}
     for result in results:

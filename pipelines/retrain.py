@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fpnas.data.sources import BUILT_IN, locate
 from fpnas.errors import FpnasError, InputError, ServiceDownError
+from fpnas.mlflow_pages import run_url
 from fpnas.stages.fingerprint import Fingerprint, fingerprint_for
 from fpnas.stages.prepare import Config as Preparation
 from fpnas.stages.register import Config as Registration
 from fpnas.stages.tracked import patiently
 from fpnas.storage import Store, connect, home_directory
-from fpnas.tracking import Tracking, run_url
+from fpnas.tracking import Tracking
 from pipelines.plan import Plan
 from pipelines.run import check, services
 

@@ -285,6 +285,7 @@ def serve_ui(port: int, console: Console) -> None:
     import threading
 
     from fpnas import tracking
+    from fpnas.mlflow_pages import experiment_url
     from fpnas.services import mlflow_server
 
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
@@ -300,7 +301,7 @@ def serve_ui(port: int, console: Console) -> None:
         place = tracking.initialise()
         with mlflow_server(home, port) as server:
             console.print(
-                f"runs: {place.experiment_url(server.url)}\nstop with Ctrl-C",
+                f"runs: {experiment_url(server.url, place.experiment_id)}\nstop with Ctrl-C",
                 highlight=False,
                 soft_wrap=True,
             )

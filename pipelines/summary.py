@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fpnas.mlflow_pages import run_url
 from fpnas.report.formats import (
     format_count,
     format_macs,
@@ -15,7 +16,6 @@ from fpnas.report.formats import (
     format_seconds,
 )
 from fpnas.stages.headline import speed_metrics
-from fpnas.tracking import run_url
 
 
 def print_summary(result: dict[str, Any], console: Console) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     ("components",),
     ("fpnas.stages", "fpnas.doctor"),
     ("fpnas.registry", "fpnas.timm_models"),
-    ("fpnas.tracking", "fpnas.services"),
+    ("fpnas.tracking", "fpnas.mlflow_pages", "fpnas.services"),
     ("fpnas.search", "fpnas.training", "fpnas.data", "fpnas.report", "fpnas.storage"),
     (
         "fpnas.space",

@@ -14,18 +14,10 @@ from moto.server import ThreadedMotoServer
 
 import fpnas.tracking as tracking_module
 from fpnas.errors import InputError
+from fpnas.mlflow_pages import compare_url, experiment_url, run_url
 from fpnas.registry import register_model
 from fpnas.storage import connect
-from fpnas.tracking import (
-    OWN_SERVER,
-    Run,
-    compare_url,
-    experiment_url,
-    initialise,
-    registry_name,
-    run_url,
-    tracking_uri,
-)
+from fpnas.tracking import OWN_SERVER, Run, initialise, registry_name, tracking_uri
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
 pytestmark = [

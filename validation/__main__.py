@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from fpnas.errors import FpnasError, InputError
+from fpnas.errors import FpnasError, InputError, run_command
 from validation import (
     capacity,
     events,
@@ -117,11 +116,7 @@ def render(
 
 def main() -> None:
     """Runs a command; an error is one message and its exit status."""
-    try:
-        app()
-    except FpnasError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(error.exit_status) from error
+    run_command(app)
 
 
 if __name__ == "__main__":

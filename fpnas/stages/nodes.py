@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from fpnas.errors import FpnasError
+from fpnas.errors import run_command
 
 JOB = "FPNAS_STAGE_JOB"
 """Environment variable: the stage, its configuration, its run and its inputs, as JSON."""
@@ -98,11 +98,7 @@ def main() -> NoReturn:
     )
     if "RANK" not in os.environ:
         raise SystemExit(gather(os.environ))
-    try:
-        work(json.loads(os.environ[JOB]))
-    except FpnasError as error:
-        print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from error
+    run_command(lambda: work(json.loads(os.environ[JOB])), f"rank {os.environ['RANK']}: ")
     raise SystemExit(0)
 
 

@@ -192,14 +192,13 @@ def follow(stage_name: str, config: Any, info: Any, inputs: Mapping[str, str]) -
 
 def main() -> NoReturn:
     """Entry point of a companion: the job is JSON on standard input."""
-    from fpnas.errors import FpnasError
+    from fpnas.errors import run_command
 
     job = json.load(sys.stdin)
-    try:
-        follow(job["stage"], job["config"], job["info"], job["inputs"])
-    except FpnasError as error:
-        print(f"rank {os.environ['RANK']}: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from error
+    run_command(
+        lambda: follow(job["stage"], job["config"], job["info"], job["inputs"]),
+        f"rank {os.environ['RANK']}: ",
+    )
     raise SystemExit(0)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from fpnas import __version__
 from fpnas.architecture import Architecture
+from fpnas.mlflow_pages import run_url
 from fpnas.report.data import (
     DatasetSummary,
     RegisteredModel,
@@ -236,7 +237,7 @@ def _links(context: StageContext) -> dict[str, str]:
     place = tracking.initialise()
     run_id = parent_run_id(context.info)
     if place.uri.startswith("http"):
-        return {"run in MLflow": tracking.run_url(place.uri, place.experiment_id, run_id)}
+        return {"run in MLflow": run_url(place.uri, place.experiment_id, run_id)}
     return {"run in MLflow": f"make mlflow-ui, then run {run_id}"}
 
 
