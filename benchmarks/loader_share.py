@@ -57,7 +57,7 @@ def measure(case_name: str, network_name: str, arguments: argparse.Namespace) ->
         augmentation="imagenet",
         memory_bytes=0,
     )
-    batches = iter(LabelledBatches(loader, "cpu"))
+    batches = iter(LabelledBatches(loader))
     held = next(batches)
 
     def steps(source: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:

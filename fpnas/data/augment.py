@@ -25,11 +25,17 @@ from fpnas.data.distortions import (
     AUTO_AUGMENT_DRAWS,
     ERASING_DRAWS,
     RAND_AUGMENT_DRAWS,
+    Box,
     Colour,
+    Step,
     auto_augment,
+    distort,
+    distort_batch,
+    erase_batch,
     erased_box,
     rand_augment,
 )
+from fpnas.data.order import Rows
 from fpnas.errors import InputError, closest
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -126,9 +132,7 @@ def decoding_target(augmentation: Augmentation, input_size: int, *, training: bo
     return Target(size, augmentation.train_crop, resize=False)
 
 
-def uniforms(
-    seed: int, epoch: int, rows: npt.NDArray[np.int64], num_draws: int
-) -> npt.NDArray[np.float64]:
+def uniforms(seed: int, epoch: int, rows: Rows, num_draws: int) -> npt.NDArray[np.float64]:
     """Draws numbers in [0, 1) that depend on (seed, epoch, row, draw) and nothing else.
 
     SplitMix64's mixer (Steele, Lea and Flood 2014) over a counter.
@@ -159,12 +163,13 @@ def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def augment(
     pictures: Sequence[Pixels],
-    rows: npt.NDArray[np.int64],
+    rows: Rows,
     augmentation: Augmentation,
     *,
     input_size: int,
     seed: int,
     epoch: int,
+    distorted: bool = True,
 ) -> Pixels:
     """Augments training pictures.
 
@@ -175,6 +180,7 @@ def augment(
         input_size: S.
         seed: The run's seed.
         epoch: The epoch.
+        distorted: False leaves them to `distort_images`: they are cropped and mirrored only.
 
     Returns:
         uint8, (B, S, S, 3).
@@ -182,14 +188,61 @@ def augment(
     Raises:
         ValueError: When a picture's size is not what the augmentation works on.
     """
+    draws = _draw(augmentation, rows, seed, epoch)
+    result = np.empty((len(rows), input_size, input_size, 3), np.uint8)
+    _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size, result)
+    if distorted and augmentation.distorts:
+        drawn = _distortions(draws[:, _NUM_DRAWS:], augmentation, input_size)
+        for picture, (steps, box) in zip(result, drawn, strict=True):
+            picture[:] = distort(picture, steps, augmentation.fill)
+            if box is not None:
+                picture[box] = augmentation.fill
+    return result
+
+
+def distort_images(
+    images: torch.Tensor, rows: Rows, augmentation: Augmentation, *, seed: int, epoch: int
+) -> torch.Tensor:
+    """Does the rest of `augment` to a batch, on its device; equal but for rounding.
+
+    Args:
+        images: What `augment` gives when it distorts nothing, uint8 (B, 3, S, S).
+        rows: Rows of the split, (B,).
+        augmentation: What to do.
+        seed: The run's seed.
+        epoch: The epoch.
+
+    Returns:
+        uint8, (B, 3, S, S).
+    """
+    draws = _draw(augmentation, rows, seed, epoch)
+    drawn = _distortions(draws[:, _NUM_DRAWS:], augmentation, images.shape[-1])
+    steps, boxes = zip(*drawn, strict=True)
+    images = distort_batch(images, steps, augmentation.fill)
+    return erase_batch(images, boxes, augmentation.fill) if any(boxes) else images
+
+
+def _draw(augmentation: Augmentation, rows: Rows, seed: int, epoch: int) -> npt.NDArray[np.float64]:
     num_distorting = ERASING_DRAWS + RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops
     if augmentation.auto_augment:
         num_distorting += AUTO_AUGMENT_DRAWS
-    draws = uniforms(seed, epoch, rows, _NUM_DRAWS + num_distorting)
-    result = np.empty((len(rows), input_size, input_size, 3), np.uint8)
-    _crop(pictures, draws[:, :_NUM_DRAWS], augmentation, input_size, result)
-    _distort(result, draws[:, _NUM_DRAWS:], augmentation)
-    return result
+    return uniforms(seed, epoch, rows, _NUM_DRAWS + num_distorting)
+
+
+def _distortions(
+    draws: npt.NDArray[np.float64], augmentation: Augmentation, input_size: int
+) -> list[tuple[list[Step], Box | None]]:
+    """Returns the operations that each picture takes, and the box that is erased."""
+    num_rand = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops
+    found: list[tuple[list[Step], Box | None]] = []
+    for drawn in draws.tolist():
+        for_erasing, for_operations = drawn[:ERASING_DRAWS], drawn[ERASING_DRAWS:]
+        steps = rand_augment(for_operations[:num_rand], augmentation.rand_augment_magnitude)
+        if augmentation.auto_augment:
+            steps += auto_augment(for_operations[num_rand:], augmentation.auto_augment)
+        erases = for_erasing[0] < augmentation.random_erasing
+        found.append((steps, erased_box(for_erasing[1:], input_size) if erases else None))
+    return found
 
 
 def _crop(
@@ -217,23 +270,6 @@ def _crop(
         _shifted(pictures[i], padding - top, padding - left, result[i])
         if flipped[i]:
             result[i] = result[i, :, ::-1].copy()
-
-
-def _distort(pictures: Pixels, draws: npt.NDArray[np.float64], augmentation: Augmentation) -> None:
-    """Applies RandAugment or AutoAugment, and random erasing, in place."""
-    if not augmentation.distorts:
-        return
-    magnitude, fill = augmentation.rand_augment_magnitude, augmentation.fill
-    num_rand = RAND_AUGMENT_DRAWS * augmentation.rand_augment_ops
-    for picture, drawn in zip(pictures, draws.tolist(), strict=True):
-        for_erasing, for_operations = drawn[:ERASING_DRAWS], drawn[ERASING_DRAWS:]
-        if num_rand:
-            picture[:] = rand_augment(picture, for_operations[:num_rand], magnitude, fill)
-        if augmentation.auto_augment:
-            for_policy = for_operations[num_rand:]
-            picture[:] = auto_augment(picture, for_policy, augmentation.auto_augment, fill)
-        if for_erasing[0] < augmentation.random_erasing:
-            picture[erased_box(for_erasing[1:], picture.shape[0])] = fill
 
 
 def _shifted(picture: Pixels, down: int, right: int, result: Pixels) -> None:

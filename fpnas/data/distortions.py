@@ -1,10 +1,14 @@
 """RandAugment, AutoAugment and random erasing, from given draws.
 
-The operations are torchvision's, on Pillow images; only the drawing is ours, because torchvision
-draws from a generator of the whole process, and here a picture's fate must depend on
-(seed, epoch, row) alone (see `fpnas.data.augment`).
+The operations are torchvision's; only the drawing is ours, because torchvision draws from a
+generator of the whole process, and here a picture's fate must depend on (seed, epoch, row) alone
+(see `fpnas.data.augment`).
 
-Legend: S input size, D draws.
+What is drawn is a list of steps a picture. It is applied by Pillow, to one picture (`distort`), or
+to a batch on any device, where the pictures that draw the same step take it together
+(`distort_batch`). The two differ by rounding.
+
+Legend: B pictures, S input size.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -30,13 +37,30 @@ ERASING_DRAWS = 5
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_ASPECT = 3.3
 
-_Operation = Callable[[Any, Image.Image, float, float, Colour], Image.Image]
+Box = tuple[slice, slice]
+"""Rows and columns of a picture."""
+_Operation = Callable[[Any, Any, float, float, Colour], Any]
+"""From torchvision's functions, a picture or a batch, level, sign and fill to the result."""
+
+
+class Step(NamedTuple):
+    """One operation as it was drawn.
+
+    Attributes:
+        name: Of `OPERATIONS`.
+        level: Its strength, 0 to 1.
+        sign: 1 or -1; for operations that have a direction.
+    """
+
+    name: str
+    level: float
+    sign: float
 
 
 def _affine(name: str, largest: float) -> _Operation:
     """Shear in radians or translation in parts of the picture."""
 
-    def apply(f: Any, image: Image.Image, level: float, sign: float, fill: Colour) -> Image.Image:
+    def apply(f: Any, image: Any, level: float, sign: float, fill: Colour) -> Any:
         size = largest * level * sign
         shear, translate = [0.0, 0.0], [0, 0]
         axis = 0 if name.endswith("X") else 1
@@ -44,44 +68,44 @@ def _affine(name: str, largest: float) -> _Operation:
         if name.startswith("Shear"):
             shear[axis], corner = math.degrees(math.atan(size)), [0, 0]
         else:
-            translate[axis] = int(size * image.width)
-        return _image(f.affine(image, 0.0, translate, 1.0, shear, center=corner, fill=list(fill)))
+            translate[axis] = int(size * f.get_size(image)[0])
+        return f.affine(image, 0.0, translate, 1.0, shear, center=corner, fill=list(fill))
 
     return apply
 
 
-def _rotate(f: Any, image: Image.Image, level: float, sign: float, fill: Colour) -> Image.Image:
-    return _image(f.rotate(image, 30.0 * level * sign, fill=list(fill)))
+def _rotate(f: Any, image: Any, level: float, sign: float, fill: Colour) -> Any:
+    return f.rotate(image, 30.0 * level * sign, fill=list(fill))
 
 
 def _enhance(name: str) -> _Operation:
-    def apply(f: Any, image: Image.Image, level: float, sign: float, _: Colour) -> Image.Image:
-        return _image(getattr(f, name)(image, 1.0 + 0.9 * level * sign))
+    def apply(f: Any, image: Any, level: float, sign: float, _: Colour) -> Any:
+        return getattr(f, name)(image, 1.0 + 0.9 * level * sign)
 
     return apply
 
 
 def _plain(name: str) -> _Operation:
-    def apply(f: Any, image: Image.Image, _l: float, _s: float, _: Colour) -> Image.Image:
-        return _image(getattr(f, name)(image))
+    def apply(f: Any, image: Any, _l: float, _s: float, _: Colour) -> Any:
+        return getattr(f, name)(image)
 
     return apply
 
 
-def _posterize(f: Any, image: Image.Image, level: float, _s: float, _: Colour) -> Image.Image:
-    return _image(f.posterize(image, 8 - round(4 * level)))
+def _posterize(f: Any, image: Any, level: float, _s: float, _: Colour) -> Any:
+    return f.posterize(image, 8 - round(4 * level))
 
 
-def _solarize(f: Any, image: Image.Image, level: float, _s: float, _: Colour) -> Image.Image:
-    return _image(f.solarize(image, 255.0 * (1.0 - level)))
+def _solarize(f: Any, image: Any, level: float, _s: float, _: Colour) -> Any:
+    return f.solarize(image, 255.0 * (1.0 - level))
 
 
-def _identity(_f: Any, image: Image.Image, _l: float, _s: float, _: Colour) -> Image.Image:
+def _identity(_f: Any, image: Any, _l: float, _s: float, _: Colour) -> Any:
     return image
 
 
 # The fourteen of Cubuk et al., "RandAugment" (2020), with torchvision's ranges.
-OPERATIONS: dict[str, _Operation] = {
+RAND_AUGMENT_OPERATIONS: dict[str, _Operation] = {
     "Identity": _identity,
     "ShearX": _affine("ShearX", 0.3),
     "ShearY": _affine("ShearY", 0.3),
@@ -99,54 +123,123 @@ OPERATIONS: dict[str, _Operation] = {
 }
 
 
-def rand_augment(pixels: Pixels, draws: Sequence[float], magnitude: float, fill: Colour) -> Pixels:
-    """Applies operations of one strength, one after another.
-
-    Args:
-        pixels: One picture, uint8 (S, S, 3).
-        draws: In [0, 1), `RAND_AUGMENT_DRAWS` an operation.
-        magnitude: 0 to `MAX_MAGNITUDE`.
-        fill: Of what comes in from outside.
-    """
-    from torchvision.transforms.v2 import functional
-
-    image, names = Image.fromarray(pixels), list(OPERATIONS)
-    for which, side in zip(draws[::2], draws[1::2], strict=True):
-        operation = OPERATIONS[names[int(which * len(names))]]
-        sign = 1.0 if side < 0.5 else -1.0
-        image = operation(functional, image, magnitude / MAX_MAGNITUDE, sign, fill)
-    return np.asarray(image)
-
-
 # AutoAugment has one more.
-_POLICY_OPERATIONS = {**OPERATIONS, "Invert": _plain("invert")}
+OPERATIONS = {**RAND_AUGMENT_OPERATIONS, "Invert": _plain("invert")}
 _POLICY_MAGNITUDES = 9
 
 
-def auto_augment(pixels: Pixels, draws: Sequence[float], policy: str, fill: Colour) -> Pixels:
-    """Applies one of the 25 pairs of operations of a policy, each with its own probability.
+def rand_augment(draws: Sequence[float], magnitude: float) -> list[Step]:
+    """Chooses operations of one strength.
+
+    Args:
+        draws: In [0, 1), `RAND_AUGMENT_DRAWS` an operation.
+        magnitude: 0 to `MAX_MAGNITUDE`.
+    """
+    names = list(RAND_AUGMENT_OPERATIONS)
+    return [
+        Step(names[int(which * len(names))], magnitude / MAX_MAGNITUDE, _sign(side))
+        for which, side in zip(draws[::2], draws[1::2], strict=True)
+    ]
+
+
+def auto_augment(draws: Sequence[float], policy: str) -> list[Step]:
+    """Chooses one of the 25 pairs of operations of a policy, each with its own probability.
 
     The policies are those that were found in "AutoAugment" (Cubuk et al., CVPR 2019), from
     torchvision.
 
     Args:
-        pixels: One picture, uint8 (S, S, 3).
         draws: In [0, 1), `AUTO_AUGMENT_DRAWS`.
         policy: ``imagenet``, ``cifar10`` or ``svhn``: the pictures that it was found on.
-        fill: Of what comes in from outside.
     """
-    from torchvision.transforms.v2 import functional
-
     pairs = _policies(policy)
     which, *rest = draws
-    image = Image.fromarray(pixels)
     pair = pairs[int(which * len(pairs))]
-    for (name, probability, magnitude), draw, side in zip(pair, rest[::2], rest[1::2], strict=True):
-        if draw < probability:
-            level = (magnitude or 0) / _POLICY_MAGNITUDES
-            sign = 1.0 if side < 0.5 else -1.0
-            image = _POLICY_OPERATIONS[name](functional, image, level, sign, fill)
+    return [
+        Step(name, (magnitude or 0) / _POLICY_MAGNITUDES, _sign(side))
+        for (name, probability, magnitude), draw, side in zip(
+            pair, rest[::2], rest[1::2], strict=True
+        )
+        if draw < probability
+    ]
+
+
+def _sign(draw: float) -> float:
+    return 1.0 if draw < 0.5 else -1.0
+
+
+def distort(pixels: Pixels, steps: Sequence[Step], fill: Colour) -> Pixels:
+    """Takes steps with one picture, one after another, by Pillow.
+
+    Args:
+        pixels: uint8, (S, S, 3).
+        steps: What was drawn for it.
+        fill: Of what comes in from outside.
+    """
+    if not steps:
+        return pixels
+    from torchvision.transforms.v2 import functional
+
+    image: Any = Image.fromarray(pixels)
+    for name, level, sign in steps:
+        image = OPERATIONS[name](functional, image, level, sign, fill)
     return np.asarray(image)
+
+
+def distort_batch(images: Tensor, steps: Sequence[Sequence[Step]], fill: Colour) -> Tensor:
+    """Takes each picture's steps, on the device of the batch.
+
+    The first steps are taken first, then the second ones: one call for all pictures that take the
+    same one.
+
+    Args:
+        images: uint8, (B, 3, S, S).
+        steps: What was drawn for each picture, B times.
+        fill: Of what comes in from outside.
+
+    Returns:
+        uint8, (B, 3, S, S), in memory of its own.
+    """
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    images = images.clone()
+    for i in range(max(map(len, steps), default=0)):
+        places: dict[Step, list[int]] = {}
+        for place, drawn in enumerate(steps):
+            if i < len(drawn):
+                places.setdefault(drawn[i], []).append(place)
+        # One copy to the device for all of them.
+        order = torch.tensor([place for group in places.values() for place in group])
+        groups = order.to(images.device).split([len(group) for group in places.values()])
+        for (name, level, sign), group in zip(places, groups, strict=True):
+            images[group] = OPERATIONS[name](functional, images[group], level, sign, fill)
+    return images
+
+
+def erase_batch(images: Tensor, boxes: Sequence[Box | None], fill: Colour) -> Tensor:
+    """Fills a box of each picture that has one, on the device of the batch.
+
+    Args:
+        images: uint8, (B, 3, S, S).
+        boxes: Rows and columns, B times.
+        fill: With what.
+
+    Returns:
+        uint8, (B, 3, S, S).
+    """
+    import torch
+
+    edges = [
+        (rows.start, rows.stop, columns.start, columns.stop)
+        for rows, columns in (box or (slice(0, 0), slice(0, 0)) for box in boxes)
+    ]
+    top, bottom, left, right = torch.tensor(edges).to(images.device).T[..., None, None, None]
+    places = torch.arange(images.shape[-1], device=images.device)
+    down, across = places[:, None], places
+    inside = (down >= top) & (down < bottom) & (across >= left) & (across < right)
+    colour = torch.tensor(fill, dtype=images.dtype, device=images.device)
+    return torch.where(inside, colour[:, None, None], images)
 
 
 @cache
@@ -158,7 +251,7 @@ def _policies(name: str) -> list[tuple[tuple[str, float, int | None], ...]]:
     return found
 
 
-def erased_box(draws: Sequence[float], size: int) -> tuple[slice, slice]:
+def erased_box(draws: Sequence[float], size: int) -> Box:
     """The box that random erasing takes, with torchvision's ranges of area and aspect ratio.
 
     Args:
@@ -173,8 +266,3 @@ def erased_box(draws: Sequence[float], size: int) -> tuple[slice, slice]:
     )
     top, left = int(draws[2] * (size - height + 1)), int(draws[3] * (size - width + 1))
     return slice(top, top + height), slice(left, left + width)
-
-
-def _image(image: Any) -> Image.Image:
-    assert isinstance(image, Image.Image)
-    return image

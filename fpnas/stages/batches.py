@@ -24,25 +24,22 @@ def open_dataset(artifact: Artifact) -> Dataset:
 
 
 class Batches:
-    """A loader's batches, normalized by the dataset's own statistics, on a device.
+    """A loader's batches, normalized by the dataset's own statistics, on the loader's device.
 
     Iterates over (images float32 (B, 3, S, S), labels (B,), rows of the split (B,)).
     """
 
-    def __init__(self, loader: ImageLoader, device: str) -> None:
-        self.loader, self.device = loader, device
-        loader.pin_memory = device.startswith("cuda")
+    def __init__(self, loader: ImageLoader) -> None:
+        self.loader = loader
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         dataset = self.loader.dataset
         for images, labels, rows in self.loader:
-            # As bytes, a quarter of what they are as floats, and without waiting for the copy.
-            moved = images.to(self.device, non_blocking=True)
-            self.show(moved, rows)
-            pictures = normalize(moved, dataset.mean, dataset.std)
+            self.show(images, rows)
+            pictures = normalize(images, dataset.mean, dataset.std)
             yield (
                 pictures.contiguous(memory_format=torch.channels_last),
-                labels.to(self.device, non_blocking=True),
+                labels.to(images.device, non_blocking=True),
                 rows,
             )
 

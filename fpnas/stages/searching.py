@@ -191,8 +191,9 @@ class StagePictures:
             training=training,
             seed=config.seed + (split == "alpha"),
             augmentation=config.augmentation,
+            device=self.device,
         )
-        return LabelledBatches(loader, self.device)
+        return LabelledBatches(loader)
 
 
 def _run(context: StageContext, search: AbstractSearch, first_step: int, *, writes: bool) -> None:

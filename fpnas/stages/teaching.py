@@ -78,7 +78,7 @@ def renewed(batches: TrainingBatches, lesson: Lesson) -> Batches:
                 told = look(shown.round().clamp(0, 255).to(torch.uint8))
             lesson.logits[rows] = told.half().cpu()
 
-    return Renewed(batches.loader, batches.device)
+    return Renewed(batches.loader)
 
 
 def kept_lesson(
@@ -236,6 +236,7 @@ def look_at(
         training=False,
         seed=0,
         augmentation=Augmentation(eval_crop=1.0),
+        device=bench.device,
         rank=ranks.rank,
         world_size=ranks.size,
     )
@@ -244,8 +245,7 @@ def look_at(
     done = 0
     with torch.inference_mode():
         for batch in loader:
-            images = batch.images.to(bench.device)
-            seen = [images, images.flip(3)][:views]
+            seen = [batch.images, batch.images.flip(3)][:views]
             heard = torch.stack([look(view).float().cpu() for view in seen], dim=1)
             if said is None:
                 said = torch.zeros(loader.num_images, *heard.shape[1:])

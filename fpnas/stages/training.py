@@ -111,6 +111,7 @@ class Workbench:
         from fpnas.data.loader import ImageLoader
         from fpnas.stages.batches import LabelledBatches
 
+        rank, size = _share(ranks)
         loader = ImageLoader(
             self.dataset,
             self.eval_split,
@@ -119,9 +120,11 @@ class Workbench:
             training=False,
             seed=0,
             augmentation=self.config.recipe.augmentation,
-            **_share(ranks),
+            device=self.device,
+            rank=rank,
+            world_size=size,
         )
-        return LabelledBatches(loader, self.device)
+        return LabelledBatches(loader)
 
     @property
     def eval_crop(self) -> float | None:
@@ -173,6 +176,7 @@ class Workbench:
         if recipe.sync_batch_norm and self.ranks is not None:
             network = synchronized(network, self.ranks)
 
+        rank, size = _share(self.ranks)
         loader = ImageLoader(
             self.dataset,
             self.train_split,
@@ -181,11 +185,12 @@ class Workbench:
             training=True,
             seed=self.config.seed,
             augmentation=self.augmentation(recipe),
-            **_share(self.ranks),
+            device=self.device,
+            rank=rank,
+            world_size=size,
         )
-        size = self.ranks.size if self.ranks is not None else 1
         replace(recipe, batch_size=min(recipe.batch_size, loader.num_images)).check_parts(size)
-        batches = Batches(loader, self.device)
+        batches = Batches(loader)
         return Trainer(network, batches, recipe, loss, self.evaluate, self.config.seed, self.ranks)
 
     def unreadable(self, trainer: Trainer) -> pd.DataFrame:
@@ -204,9 +209,9 @@ class Workbench:
         return pd.DataFrame(rows, columns=["name", "split", "reason"])
 
 
-def _share(ranks: Ranks | None) -> dict[str, int]:
-    """Which pictures of a split are this process's."""
-    return {"rank": ranks.rank, "world_size": ranks.size} if ranks is not None else {}
+def _share(ranks: Ranks | None) -> tuple[int, int]:
+    """Which pictures of a split are this process's: its number, and that of all."""
+    return (ranks.rank, ranks.size) if ranks is not None else (0, 1)
 
 
 def train(

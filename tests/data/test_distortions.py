@@ -4,14 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, autoaugment, v2
 
-from fpnas.data.augment import AUGMENTATIONS, augment
+from fpnas.data.augment import AUGMENTATIONS, augment, distort_images
 from fpnas.data.distortions import (
     MAX_MAGNITUDE,
     OPERATIONS,
+    RAND_AUGMENT_OPERATIONS,
+    Step,
     auto_augment,
+    distort,
+    distort_batch,
+    erase_batch,
     erased_box,
     rand_augment,
 )
@@ -26,16 +32,20 @@ def picture(seed=0):
 
 def draws_for(name, side):
     """The draws that choose an operation and its sign."""
-    return [(list(OPERATIONS).index(name) + 0.5) / len(OPERATIONS), side]
+    return [(list(RAND_AUGMENT_OPERATIONS).index(name) + 0.5) / len(RAND_AUGMENT_OPERATIONS), side]
+
+
+def distorted(draws, magnitude):
+    return distort(picture(), rand_augment(draws, magnitude), FILL)
 
 
 def test_the_operations_are_those_of_torchvision():
-    assert set(OPERATIONS) == set(v2.RandAugment._AUGMENTATION_SPACE)
+    assert set(RAND_AUGMENT_OPERATIONS) == set(v2.RandAugment._AUGMENTATION_SPACE)
 
 
 @pytest.mark.parametrize("magnitude", [0, 9, 30])
 @pytest.mark.parametrize("side", [0.2, 0.8])
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", RAND_AUGMENT_OPERATIONS)
 def test_each_does_what_torchvisions_does(name, side, magnitude):
     reference = v2.RandAugment(num_ops=1, interpolation=InterpolationMode.NEAREST)
     levels, signed = reference._AUGMENTATION_SPACE[name]
@@ -47,16 +57,16 @@ def test_each_does_what_torchvisions_does(name, side, magnitude):
     expected = reference._apply_image_or_video_transform(
         image, name, value, interpolation=InterpolationMode.NEAREST, fill={Image.Image: list(FILL)}
     )
-    found = rand_augment(picture(), draws_for(name, side), magnitude, FILL)
+    found = distorted(draws_for(name, side), magnitude)
     assert np.array_equal(found, np.asarray(expected))
 
 
 def test_operations_follow_one_another():
     first, second = draws_for("Rotate", 0.1), draws_for("Posterize", 0.1)
-    both = rand_augment(picture(), [*first, *second], 15, FILL)
-    one = rand_augment(rand_augment(picture(), first, 15, FILL), second, 15, FILL)
+    both = distorted([*first, *second], 15)
+    one = distort(distorted(first, 15), rand_augment(second, 15), FILL)
     assert np.array_equal(both, one)
-    assert np.array_equal(rand_augment(picture(), [], 15, FILL), picture())
+    assert np.array_equal(distorted([], 15), picture())
 
 
 POLICIES = [policy.value for policy in autoaugment.AutoAugmentPolicy]
@@ -86,7 +96,7 @@ def test_a_policy_does_what_torchvisions_does(name, number):
                 interpolation=InterpolationMode.NEAREST,
                 fill={Image.Image: list(FILL)},
             )
-    found = auto_augment(picture(), policy_draws(number, (True, True)), name, FILL)
+    found = distort(picture(), auto_augment(policy_draws(number, (True, True)), name), FILL)
     # Its strengths are in single precision, so that a value on the edge may be rounded otherwise.
     assert np.abs(found.astype(int) - np.asarray(image)).max() <= 1
 
@@ -95,9 +105,7 @@ def test_an_operation_of_a_policy_happens_with_its_probability():
     # The first pair for ImageNet: Posterize with 0.4, Rotate with 0.6.
     for draw, happens in ((0.39, True), (0.41, False)):
         draws = [0.01, draw, 0.2, 1 - 1e-9, 0.2]
-        assert np.array_equal(auto_augment(picture(), draws, "imagenet", FILL), picture()) != (
-            happens
-        )
+        assert ("Posterize" in [step.name for step in auto_augment(draws, "imagenet")]) == happens
 
 
 def test_auto_augment_changes_many_pictures_and_only_by_seed_epoch_and_row():
@@ -112,8 +120,10 @@ def test_auto_augment_changes_many_pictures_and_only_by_seed_epoch_and_row():
 
 
 def test_every_operation_is_drawn_as_often():
-    which = {int(draw * len(OPERATIONS)) for draw in np.linspace(0, 1, 1000, endpoint=False)}
-    assert which == set(range(len(OPERATIONS)))
+    drawn = [
+        rand_augment([draw, 0.0], 9)[0].name for draw in np.linspace(0, 1, 1400, endpoint=False)
+    ]
+    assert {drawn.count(name) for name in RAND_AUGMENT_OPERATIONS} == {100}
 
 
 def test_the_erased_box_has_the_area_that_was_drawn():
@@ -187,3 +197,74 @@ def test_distortions_leave_crop_and_flip_as_they_were(name):
     plain = augment(pictures, rows, AUGMENTATIONS[name], **options)
     same = (found == plain).all(axis=(1, 2, 3))
     assert 0.5 < same.mean() < 1
+
+
+def as_images(pictures):
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+
+def as_pictures(images):
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def smooth(count):
+    """Pictures without noise, in which a neighbouring place has a similar colour."""
+    rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
+    shift = np.arange(count)[:, None, None]
+    channels = [np.sin(3 * rows + shift), np.cos(4 * columns - shift), np.sin(rows * columns * 5)]
+    stacked = np.stack(np.broadcast_arrays(*channels), axis=-1)
+    return (127.5 + 120 * stacked).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_does_the_same_to_a_batch(name, sign):
+    pictures, step = smooth(6), Step(name, 0.5, sign)
+    # Two pictures take another step, so that places matter.
+    steps = [[step], [], [step], [Step("Invert", 0.0, 1.0)], [step], [step]]
+    expected = np.stack([distort(*pair, FILL) for pair in zip(pictures, steps, strict=True)])
+    found = as_pictures(distort_batch(as_images(pictures), steps, FILL)).astype(int)
+    difference = np.abs(found - expected)
+    # A place on the edge between two may be rounded to either.
+    assert np.mean(difference <= 2) > 0.97
+    assert difference.mean() < 1.5
+    assert np.array_equal(found[[1, 3]], expected[[1, 3]])
+    assert name == "Identity" or (found[0] != pictures[0]).any()
+
+
+def test_each_picture_of_a_batch_takes_its_own_steps_in_their_order():
+    solarize, invert = Step("Solarize", 0.5, 1.0), Step("Invert", 0.0, 1.0)
+    posterize = Step("Posterize", 1.0, 1.0)
+    steps = [[solarize, posterize], [posterize, invert], [], [invert], [invert, posterize]]
+    pictures, _ = many(5)
+    expected = [distort(*pair, FILL) for pair in zip(pictures, steps, strict=True)]
+    images = as_images(pictures)
+    found = distort_batch(images, steps, FILL)
+    assert np.array_equal(as_pictures(found), np.stack(expected))
+    assert np.array_equal(as_pictures(images), pictures)  # not written to
+    assert torch.equal(distort_batch(images, [[]] * 5, FILL), images)
+
+
+def test_boxes_of_a_batch_are_those_of_its_pictures():
+    pictures, _ = many(3)
+    box = (slice(3, 9), slice(20, 32))
+    found = as_pictures(erase_batch(as_images(pictures), [None, box, None], FILL))
+    pictures[1][box] = FILL
+    assert np.array_equal(found, pictures)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rand_augment_ops": 2}, {"auto_augment": "imagenet"}, {}], ids=str
+)
+def test_a_batch_is_distorted_as_its_pictures_would_be(options):
+    augmentation = replace(AUGMENTATIONS["crop_flip"], random_erasing=0.4, fill=FILL, **options)
+    rows = np.arange(100)
+    common = {"seed": 3, "epoch": 1}
+    arguments = (smooth(100), rows, augmentation)
+    one_by_one = augment(*arguments, input_size=SIZE, **common)
+    plain = augment(*arguments, input_size=SIZE, distorted=False, **common)
+    found = as_pictures(distort_images(as_images(plain), rows, augmentation, **common))
+    difference = np.abs(found.astype(int) - one_by_one)
+    # Differences grow where a second operation, like Equalize, follows.
+    assert np.mean(difference <= 4) > 0.95
+    assert (one_by_one != plain).any(axis=(1, 2, 3)).mean() > 0.3

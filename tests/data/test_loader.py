@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fpnas.data.augment import Augmentation
 from fpnas.data.dataset import Dataset
 from fpnas.data.loader import ImageLoader
 from fpnas.data.order import epoch_order, training_batch
@@ -250,3 +251,25 @@ def test_another_schema_is_refused(tmp_path):
 def test_numbers_outside_their_range_are_refused(dataset, options, message):
     with pytest.raises(InputError, match=message):
         make(dataset, **options)
+
+
+def test_distorting_in_batch_gives_the_same_batches_but_for_rounding(dataset):
+    augmentation = Augmentation(padding=0.1, rand_augment_ops=1, random_erasing=0.5)
+    alone, together = (
+        take(make(dataset, augmentation=augmentation, distort_in_batch=yes), 12)
+        for yes in (False, True)
+    )
+    for one, two in zip(alone, together, strict=True):
+        assert torch.equal(one.indices, two.indices)
+        assert one.images.shape == two.images.shape
+        assert two.images.dtype == torch.uint8
+        assert two.images.is_contiguous(memory_format=torch.channels_last)
+        difference = (one.images.int() - two.images.int()).abs()
+        assert (difference <= 4).float().mean() > 0.95
+    # The second epoch is another one, and evaluation is not distorted.
+    assert not torch.equal(together[0].images, together[9].images)
+    plain, asked = (
+        list(make(dataset, "val", training=False, augmentation=augmentation, distort_in_batch=yes))
+        for yes in (None, True)
+    )
+    assert_equal(plain, asked)

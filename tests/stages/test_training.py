@@ -106,7 +106,7 @@ def test_every_process_learns_what_the_others_could_not_read(pictures):
         seed=0,
     )
     loader.unreadable.reasons[7] = "spoilt"
-    batches = Batches(loader, "cpu")
+    batches = Batches(loader)
     share_unreadable(batches, Two())
     assert loader.unreadable.reasons == {7: "spoilt", 2: "on another process"}
 
