@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -53,6 +54,20 @@ class StoppedError(FpnasError):
 
 class ServiceDownError(FpnasError):
     """A service did not answer in time. What was made before is kept; trying again goes on."""
+
+
+def first_line(error: BaseException, length: int = 300) -> str:
+    """The first line of an error's message, of so many letters; its type where it has none.
+
+    The password of an address in it is hidden.
+    """
+    text = str(error).strip() or type(error).__name__
+    return without_password(text.splitlines()[0])[:length]
+
+
+def without_password(text: str) -> str:
+    """Hides names and passwords in addresses."""
+    return re.sub(r"//[^/@]*@", "//(hidden)@", text)
 
 
 def closest(value: str, known: Iterable[str]) -> str:

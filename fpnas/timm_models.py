@@ -142,7 +142,7 @@ def fp_nas(
             drop_path_rate=drop_path_rate,
         )
     assert exported is not None
-    classifier, card = load_classifier(Path(exported))
+    classifier, card = load_classifier(Path(exported), field="exported")
     model = TimmNetwork(
         parse_architecture(card.architecture),
         len(card.classes),

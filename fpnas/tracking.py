@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpnas.errors import InputError
+from fpnas.errors import InputError, first_line, without_password
 from fpnas.storage import connect, home_directory
 
 _LOG = logging.getLogger(__name__)
@@ -102,8 +102,8 @@ def initialise(environ: Mapping[str, str] = os.environ) -> Tracking:
         except Exception as error:  # MLflow raises errors of many libraries
             raise InputError(
                 "MLFLOW_TRACKING_URI",
-                _without_password(uri),
-                f"cannot be used ({_first_line(error)})",
+                without_password(uri),
+                f"cannot be used ({first_line(error)})",
                 legal="http(s)://HOST:PORT or sqlite:///PATH",
                 fix="start the server or correct the address; unset it to use a file on this "
                 "machine",
@@ -185,8 +185,8 @@ class Run:
         except Exception as error:
             raise InputError(
                 "MLFLOW_TRACKING_URI",
-                _without_password(tracking.uri),
-                f"does not let a run start ({_first_line(error)})",
+                without_password(tracking.uri),
+                f"does not let a run start ({first_line(error)})",
                 fix="see that MLflow answers and knows the run, then run again",
             ) from error
         return cls(tracking, run_id, flush_seconds=flush_seconds, flush_entries=flush_entries)
@@ -273,7 +273,7 @@ class Run:
                 level,
                 "MLflow did not take %s (%s); the run goes on, and metrics are kept and sent later",
                 what,
-                _first_line(error),
+                first_line(error),
             )
             self._warned = True
             return False
@@ -298,8 +298,8 @@ def find_run(tracking: Tracking, tags: Mapping[str, str]) -> str | None:
     except Exception as error:
         raise InputError(
             "MLFLOW_TRACKING_URI",
-            _without_password(tracking.uri),
-            f"does not answer ({_first_line(error)})",
+            without_password(tracking.uri),
+            f"does not answer ({first_line(error)})",
             fix="see that MLflow is up, then run again",
         ) from error
     return str(found[0].info.run_id) if found else None
@@ -358,12 +358,3 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield name, value
         else:
             yield name, json.dumps(value, default=str)
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//(hidden)@", uri)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return _without_password(text.splitlines()[0])[:300]

@@ -76,7 +76,7 @@ def test_another_number_of_classes_keeps_the_features(exported):
         ({"architecture": "resnet18"}, "is not an architecture in one line"),
         ({"architecture": LINE, "pretrained": True}, "has no weights"),
         ({"architecture": LINE, "in_chans": 1}, "in_chans=1"),
-        ({"exported": "none.safetensors"}, "is not a classifier that fpnas exported"),
+        ({"exported": "none.safetensors"}, "exported=none.safetensors is not a classifier"),
     ],
 )
 def test_what_is_not_built_is_refused(options, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from fpnas.errors import InputError
+from fpnas.errors import InputError, first_line
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.training import Workbench, train, write_model
 from fpnas.stages.training_config import TrainingConfig, training_ranks
 from fpnas.training.teachers import check_teacher
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fpnas.data.class_names import ClassInfo
     from fpnas.stages.base import StageContext
     from fpnas.stages.teaching import Lesson
     from fpnas.storage import Artifact, Store
+    from fpnas.training.teacher import Teacher
 
 _LOG = logging.getLogger("fpnas")
 _REGISTERED_FILE = "exported/model.safetensors"
@@ -167,76 +171,99 @@ def _learn(
 ) -> Lesson:
     """What the student is told, and the teacher's own accuracy."""
     from fpnas.stages.teaching import can_be_kept, kept_lesson, num_views, teach
-    from fpnas.training.teachers import load_teacher
 
     config: Config = context.config
-    if resolved["teacher"] == "wider":
-        identity = {
-            "teacher": "wider",
-            "architecture": bench.architecture.to_json(),
-            **config.model_dump(mode="json", include={"space", "recipe", "seed", "teacher_epochs"}),
-        }
-        return kept_lesson(context, bench, identity, lambda: _train_wider(context, bench, saved))
-    name = resolved["teacher"]
-    fitted = config.teacher_head == "fitted"
-    teacher = load_teacher(
-        f"local:{_download(config.teacher)}" if name.startswith("mlflow:") else name,
-        bench.dataset.classes,
-        fitted=fitted,
-        architecture=config.teacher_architecture,
-        their_classes=config.teacher_classes,
-    )
-    teacher.network.to(bench.device)
-    size = config.teacher_input_size or teacher.input_size
-    if not can_be_kept(bench):
-        lesson, look = teach(context, bench, teacher, size, fitted=fitted, once=False)
-        return replace(lesson, look=look, input_size=size)
+    wider = resolved["teacher"] == "wider"
+    fitted = config.teacher_head == "fitted" and not wider  # a wider one has our classes
     identity = {
         **resolved,
-        "size": size,
         "fitted": fitted,
         "views": num_views(bench),
         **config.model_dump(mode="json", include={"teacher_architecture"}),
     }
+    if wider:
+        trained = _identity_of_wider(config, bench)
+        teacher = _wider(context, bench, trained, saved)
+        size, identity = teacher.input_size, identity | trained
+    else:
+        teacher = _load(config, bench, resolved)
+        size = config.teacher_input_size or teacher.input_size
+    teacher.network.to(bench.device)
+    if not can_be_kept(bench):
+        lesson, look = teach(context, bench, teacher, size, fitted=fitted, once=False)
+        return replace(lesson, look=look, input_size=size)
+    identity["size"] = size
     return kept_lesson(
         context, bench, identity, lambda: teach(context, bench, teacher, size, fitted=fitted)[0]
     )
 
 
-def _train_wider(context: StageContext, bench: Workbench, saved: Any) -> Lesson:
+def _load(config: Config, bench: Workbench, resolved: Mapping[str, Any]) -> Teacher:
+    """A teacher that was trained elsewhere."""
+    from fpnas.training.teachers import load_teacher
+
+    name = resolved["teacher"]
+    with tempfile.TemporaryDirectory(prefix="fpnas-teacher-") as folder:
+        if name.startswith("mlflow:"):
+            run_id = resolved["version"].rpartition(" ")[2]
+            name = f"local:{_download(name, run_id, folder)}"
+        teacher = load_teacher(
+            name,
+            bench.dataset.classes,
+            fitted=config.teacher_head == "fitted",
+            architecture=config.teacher_architecture,
+            their_classes=config.teacher_classes,
+        )
+    return replace(teacher, name=resolved["teacher"])
+
+
+def _identity_of_wider(config: Config, bench: Workbench) -> dict[str, Any]:
+    """What a wider teacher depends on besides the data set and the code."""
+    return {
+        "architecture": bench.architecture.to_json(),
+        **config.model_dump(mode="json", include={"space", "recipe", "seed", "teacher_epochs"}),
+    }
+
+
+def _wider(
+    context: StageContext, bench: Workbench, identity: Mapping[str, Any], saved: Any
+) -> Teacher:
+    """Finds the wider teacher, or trains it and keeps its weights."""
     from fpnas.architecture import Architecture
-    from fpnas.cost import architecture_cost
-    from fpnas.data.augment import normalize
-    from fpnas.stages.teaching import Lesson, look_at
+    from fpnas.networks.description import build_network
+    from fpnas.stages.teaching import kept
+    from fpnas.training.batch_norm import portable_state
     from fpnas.training.loop import label_loss
-    from fpnas.training.teachers import knows_little, wider_architecture
+    from fpnas.training.teacher import Teacher
+    from fpnas.training.teachers import wider_architecture
 
     config: Config = context.config
     assert isinstance(bench.architecture, Architecture)
     architecture = wider_architecture(config.space.open(), bench.architecture)
-    recipe = config.recipe.shortened(config.teacher_epochs)
-    network = bench.network(architecture, config.seed + 1)
-    trainer = bench.trainer(network, recipe, label_loss(recipe))
-    evaluation = train(context, trainer, phase="teacher_", saved=saved)
-    if knows_little(evaluation.top1, bench.dataset.num_classes):
-        # No error, unlike that of a teacher that came from elsewhere: more training mends it.
-        _LOG.warning(
-            "the wider teacher is right about %.1f %% of the validation pictures, hardly more than "
-            "chance; raise distill.teacher_epochs",
-            100 * evaluation.top1,
-        )
-    final = trainer.final_network.eval()
-    mean, std = bench.dataset.mean, bench.dataset.std
-    logits, _ = look_at(
+
+    def make() -> Mapping[str, Tensor]:
+        recipe = config.recipe.shortened(config.teacher_epochs)
+        trained = bench.network(architecture, config.seed + 1)
+        trainer = bench.trainer(trained, recipe, label_loss(recipe))
+        train(context, trainer, phase="teacher_", saved=saved)
+        return portable_state(trainer.final_network)
+
+    state = kept(
         context,
         bench,
-        lambda images: final(normalize(images, mean, std)),
-        "train",
-        architecture.input_size,
+        identity,
+        kind="teacher_network",
+        code=__name__,
+        make=make,
+        write=lambda writer, state: writer.write_tensors("model.safetensors", state),
+        read=lambda artifact: artifact.read_tensors("model.safetensors"),
     )
-    macs, _ = architecture_cost(architecture, bench.dataset.num_classes)
-    details = {"input_size": architecture.input_size, "views": 1, "head": "own"}
-    return Lesson(logits[:, 0].half(), evaluation.top1, macs, details)
+    dataset = bench.dataset
+    network = build_network(architecture, dataset.num_classes)
+    network.load_state_dict(state)
+    places = list(range(dataset.num_classes))
+    size = architecture.input_size
+    return Teacher("wider", network.eval(), size, dataset.mean, dataset.std, places)
 
 
 def _registered(teacher: str) -> Any:
@@ -251,24 +278,23 @@ def _registered(teacher: str) -> Any:
         raise InputError(
             "distill.teacher",
             teacher,
-            f"is not in MLflow's registry ({str(error).splitlines()[0][:200]})",
+            f"is not in MLflow's registry ({first_line(error)})",
             legal="mlflow:NAME@ALIAS of a model that fpnas has registered",
             fix="see make mlflow-ui for names and aliases",
         ) from error
 
 
-def _download(teacher: str) -> str:
-    """The exported weights of a registered model, as a local file."""
+def _download(teacher: str, run_id: str, folder: str) -> str:
+    """The exported weights of a registered model, as a file in a folder."""
     from fpnas import tracking
 
-    version = _registered(teacher)
     client = tracking.connect_client(tracking.initialise().uri)()
     try:
-        return str(client.download_artifacts(version.run_id, _REGISTERED_FILE))
+        return str(client.download_artifacts(run_id, _REGISTERED_FILE, folder))
     except Exception as error:  # MLflow raises errors of many libraries
         raise InputError(
             "distill.teacher",
             teacher,
-            f"has no {_REGISTERED_FILE} ({str(error).splitlines()[0][:200]})",
+            f"has no {_REGISTERED_FILE} ({first_line(error)})",
             fix="register it again with this version and register.export",
         ) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fpnas.code_version import code_version
 from fpnas.stages.base import find_artifact
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from fpnas.stages.base import StageContext
     from fpnas.stages.batches import Batches
     from fpnas.stages.training import Workbench
+    from fpnas.storage import Artifact, ArtifactWriter
     from fpnas.training.loop import TrainingBatches
-    from fpnas.training.teachers import Teacher
+    from fpnas.training.teacher import Teacher
 
 KIND = "teacher_logits"
+T = TypeVar("T")
 Look = Callable[["Tensor"], "Tensor"]
 """Maps uint8 pictures (B, 3, S, S) to what is wanted of the teacher, (B, F) or (B, C)."""
 
@@ -81,48 +83,76 @@ def renewed(batches: TrainingBatches, lesson: Lesson) -> Batches:
     return Renewed(batches.loader)
 
 
-def kept_lesson(
+def kept(
     context: StageContext,
     bench: Workbench,
     identity: Mapping[str, Any],
-    make: Callable[[], Lesson],
-) -> Lesson:
-    """Finds a lesson in the storage, or makes it and keeps it there.
+    *,
+    kind: str,
+    code: str,
+    make: Callable[[], T],
+    write: Callable[[ArtifactWriter, T], None],
+    read: Callable[[Artifact], T],
+) -> T:
+    """Finds what belongs to a teacher in the storage, or makes it and keeps it there.
 
     Args:
         context: Of the stage.
-        bench: Its processes find the lesson together, or make it together.
-        identity: What the lesson depends on besides the data set and the code.
+        bench: Its processes find it together, or make it together.
+        identity: What it depends on besides the data set and the code.
+        kind: Of the artifact.
+        code: The module whose code it depends on.
         make: Makes it.
+        write: Puts it into the artifact.
+        read: Takes it out.
     """
     import torch
 
     from fpnas.parallel import Ranks
 
     parents = {"dataset": context.inputs["dataset"]}
-    version = code_version("fpnas.stages.teaching")
+    version = code_version(code)
     digests = {role: artifact.digest for role, artifact in parents.items()}
-    key = stage_key("teacher", dict(identity), digests, version)
+    key = stage_key("teacher", {"kind": kind, **identity}, digests, version)
     ranks = bench.ranks or Ranks()
     found = find_artifact(context.store, key)
     if not ranks.of_first(torch.tensor(float(found is not None))):
         started = time.monotonic()
-        lesson = make()
+        made = make()
         if ranks.rank > 0:
-            return lesson
+            return made
         writer = context.store.create(
-            key, kind=KIND, config=dict(identity), parents=parents, code_version=version
+            key, kind=kind, config=dict(identity), parents=parents, code_version=version
         )
         with writer:
-            writer.write_tensors("logits.safetensors", {"logits": lesson.logits})
-            figures = {"top1": lesson.top1, "macs": lesson.macs, "details": dict(lesson.details)}
-            writer.write_json("teacher.json", figures)
+            write(writer, made)
             writer.bill["seconds"] = round(time.monotonic() - started, 3)
             found = writer.commit()
     assert found is not None
-    told = found.read_json("teacher.json")
-    context.tracking.set_tags({"fpnas.teacher": found.uri})
-    return Lesson(found.read_tensors("logits.safetensors")["logits"], **told)
+    context.tracking.set_tags({f"fpnas.{kind}": found.uri})
+    return read(found)
+
+
+def kept_lesson(
+    context: StageContext,
+    bench: Workbench,
+    identity: Mapping[str, Any],
+    make: Callable[[], Lesson],
+) -> Lesson:
+    """Finds a lesson in the storage, or makes it and keeps it there; see :func:`kept`."""
+
+    def write(writer: ArtifactWriter, lesson: Lesson) -> None:
+        writer.write_tensors("logits.safetensors", {"logits": lesson.logits})
+        figures = {"top1": lesson.top1, "macs": lesson.macs, "details": dict(lesson.details)}
+        writer.write_json("teacher.json", figures)
+
+    def read(artifact: Artifact) -> Lesson:
+        logits = artifact.read_tensors("logits.safetensors")["logits"]
+        return Lesson(logits, **artifact.read_json("teacher.json"))
+
+    return kept(
+        context, bench, identity, kind=KIND, code=__name__, make=make, write=write, read=read
+    )
 
 
 def teach(
@@ -188,7 +218,8 @@ def teach(
             return head(features(images))
 
     top1 = logit_accuracy(val.mean(dim=1), labels)
-    check_accuracy(top1, num_classes, teacher.name)
+    if fitted:
+        check_accuracy(top1, num_classes, teacher.name)
     details = {"input_size": size, "views": views, "head": "fitted" if fitted else "own"}
     macs = count_macs(teacher.network, size)
     return Lesson(train.mean(dim=1).half(), top1, macs, details), look

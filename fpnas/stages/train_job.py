@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fpnas.canonical import digest
-from fpnas.errors import FpnasError, InputError, ServiceDownError, StoppedError
+from fpnas.errors import FpnasError, InputError, ServiceDownError, StoppedError, first_line
 from fpnas.stages.base import (
     RunInfo,
     Stage,
@@ -305,7 +305,7 @@ class TrainJobs:
                 last = error
             if time.monotonic() > deadline:
                 raise ServiceDownError(f"the cluster's API does not answer: {last}") from last
-            _LOG.warning("the cluster's API does not answer (%s)", str(last).splitlines()[0])
+            _LOG.warning("the cluster's API does not answer (%s)", first_line(last))
             if stoppable:
                 self._pause()
             else:

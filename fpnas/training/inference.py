@@ -24,6 +24,7 @@ from fpnas.packages import require
 
 CARD_KEY = "fpnas.json"
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
+_FIELD, _FIX = "--model", "write one with fpnas export"
 
 Runner = Callable[[Tensor], Tensor]
 """Maps pictures with values from 0 to 1, float32 (B, 3, S, S), to logits (B, C)."""
@@ -79,17 +80,20 @@ def load(path: Path) -> tuple[Runner, ModelCard]:
     """
     try:
         run, text = _load(path)
+        return run, ModelCard.from_json(text)
     except InputError:
         raise
     except Exception as error:  # whatever a foreign file makes the readers raise
-        raise _foreign(path) from error
-    if not text:
-        raise _foreign(path)
-    return run, ModelCard.from_json(text)
+        raise _foreign(path, _FIELD, _FIX) from error
 
 
-def read_card(path: Path) -> ModelCard:
+def read_card(path: Path, *, field: str = _FIELD, fix: str = _FIX) -> ModelCard:
     """The card of ``model.safetensors``, without its weights.
+
+    Args:
+        path: The file.
+        field: What it was given as, for the error.
+        fix: What to do about a file that is another one.
 
     Raises:
         InputError: It is not such a file.
@@ -98,23 +102,30 @@ def read_card(path: Path) -> ModelCard:
         with safetensors.safe_open(path, "pt") as file:
             return ModelCard.from_json((file.metadata() or {})[CARD_KEY])
     except Exception as error:  # whatever a foreign file makes the reader raise
-        raise _foreign(path) from error
+        raise _foreign(path, field, fix) from error
 
 
-def load_classifier(path: Path) -> tuple[Classifier, ModelCard]:
+def load_classifier(
+    path: Path, *, field: str = _FIELD, fix: str = _FIX
+) -> tuple[Classifier, ModelCard]:
     """Builds the network of ``model.safetensors``, with its weights.
+
+    Args:
+        path: The file.
+        field: What it was given as, for the error.
+        fix: What to do about a file that is another one.
 
     Raises:
         InputError: It is not such a file.
     """
-    card = read_card(path)
+    card = read_card(path, field=field, fix=fix)
     try:
         state = safetensors.torch.load_file(path)
         architecture = parse_architecture(card.architecture)
         model = Classifier(Network(architecture, len(card.classes)), [0.0] * 3, [1.0] * 3)
         model.load_state_dict(state)
     except Exception as error:  # whatever a foreign file makes the reader raise
-        raise _foreign(path) from error
+        raise _foreign(path, field, fix) from error
     return model.eval(), card
 
 
@@ -142,13 +153,14 @@ def _load(path: Path) -> tuple[Runner, str]:
     return run, session.get_modelmeta().custom_metadata_map.get(CARD_KEY, "")
 
 
-def _foreign(path: Path) -> InputError:
+def _foreign(path: Path, field: str, fix: str) -> InputError:
+    every = "model.safetensors, model.pt2, model.onnx, model.int8.onnx"
     return InputError(
-        "--model",
+        field,
         path,
         "is not a classifier that fpnas exported",
-        legal="model.safetensors, model.pt2, model.onnx, model.int8.onnx",
-        fix="write one with fpnas export",
+        legal=every if field == _FIELD else "model.safetensors",
+        fix=fix,
     )
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fpnas.errors import InputError
+from fpnas.errors import InputError, first_line
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(
             "distill.teacher",
             path,
-            f"holds no plain weights ({str(error).splitlines()[0][:160]})",
+            f"holds no plain weights ({first_line(error)})",
             legal="safetensors, or a state dict that torch.load reads with weights_only=True",
             fix="save network.state_dict() alone",
         ) from error

