@@ -103,11 +103,14 @@ def export_classifier(
     Raises:
         InputError: The packages for ONNX are not installed, or do not write the opset.
         ExportError: A float32 file is off by more than :data:`LARGEST_DIFFERENCE`, or ranks
-            another class first.
+            another class first; or weights or logits are not finite.
     """
     require(*EXPORT_PACKAGES)
     check_opset(opset)
     model = model.eval()
+    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ExportError(f"the network's weights are not finite: {', '.join(broken[:5])}")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in FILES]
         weights, program, onnx, int8 = paths
@@ -215,6 +218,9 @@ def _compare(
         total += len(labels)
         for name, run in runners.items():
             logits = run(images)
+            if not logits.isfinite().all():
+                # No comparison would tell: every one with NaN is false.
+                raise ExportError(f"{name} gives logits that are not finite")
             worst[name] = max(worst[name], float((logits - reference).abs().max()))
             agreeing[name] += int((logits.argmax(1) == reference.argmax(1)).sum())
             right[name] += int((logits.argmax(1) == labels).sum())

@@ -24,7 +24,7 @@ from fpnas.training.export import (
     export_classifier,
     opset_of,
 )
-from fpnas.training.inference import ModelCard, load, read_pictures, runner, top_classes
+from fpnas.training.inference import CARD_KEY, ModelCard, load, read_pictures, runner, top_classes
 from fpnas.training.int8 import Int8Recipe, write_int8
 
 SIZE = 16
@@ -142,6 +142,40 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
             classifier(), tmp_path / "new", CARD, checked=batches(1), calibration=calibration
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    broken = classifier()
+    broken.network.classifier.bias.data[0] = torch.nan
+    with pytest.raises(ExportError, match=r"not finite: network\.classifier\.bias"):
+        export_classifier(broken, tmp_path / "new", CARD, checked=batches(1), calibration=iter([]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_logits_that_are_not_finite_are_not_written(tmp_path, monkeypatch):
+    def without_numbers(images):
+        return torch.full((len(images), len(CARD.classes)), torch.nan)
+
+    run = export.runner
+    monkeypatch.setattr(
+        export, "runner", lambda path: without_numbers if "int8" in path.name else run(path)
+    )
+    calibration = (images for images, _ in batches(1))
+    with pytest.raises(ExportError, match=r"model\.int8\.onnx gives logits that are not finite"):
+        export_classifier(
+            classifier(), tmp_path / "new", CARD, checked=batches(1), calibration=calibration
+        )
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"classes": ["a"], "input_size": 8, "new": 1}'])
+def test_a_card_that_is_not_ours_is_refused(exported, tmp_path, text):
+    model = onnx.load(exported[0] / "new" / "model.onnx")
+    for entry in model.metadata_props:
+        entry.value = text if entry.key == CARD_KEY else entry.value
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"--model=.*model\.onnx is not a classifier"):
+        load(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".safetensors"])
