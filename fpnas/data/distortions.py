@@ -49,7 +49,7 @@ class Step(NamedTuple):
     Attributes:
         name: Of `OPERATIONS`.
         level: Its strength, 0 to 1.
-        sign: 1 or -1; for operations that have a direction.
+        sign: 1 or -1; always 1 for operations without a direction.
     """
 
     name: str
@@ -125,6 +125,7 @@ RAND_AUGMENT_OPERATIONS: dict[str, _Operation] = {
 
 # AutoAugment has one more.
 OPERATIONS = {**RAND_AUGMENT_OPERATIONS, "Invert": _plain("invert")}
+_WITHOUT_DIRECTION = {"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"}
 _POLICY_MAGNITUDES = 9
 
 
@@ -137,7 +138,7 @@ def rand_augment(draws: Sequence[float], magnitude: float) -> list[Step]:
     """
     names = list(RAND_AUGMENT_OPERATIONS)
     return [
-        Step(names[int(which * len(names))], magnitude / MAX_MAGNITUDE, _sign(side))
+        _step(names[int(which * len(names))], magnitude / MAX_MAGNITUDE, side)
         for which, side in zip(draws[::2], draws[1::2], strict=True)
     ]
 
@@ -156,7 +157,7 @@ def auto_augment(draws: Sequence[float], policy: str) -> list[Step]:
     which, *rest = draws
     pair = pairs[int(which * len(pairs))]
     return [
-        Step(name, (magnitude or 0) / _POLICY_MAGNITUDES, _sign(side))
+        _step(name, (magnitude or 0) / _POLICY_MAGNITUDES, side)
         for (name, probability, magnitude), draw, side in zip(
             pair, rest[::2], rest[1::2], strict=True
         )
@@ -164,8 +165,9 @@ def auto_augment(draws: Sequence[float], policy: str) -> list[Step]:
     ]
 
 
-def _sign(draw: float) -> float:
-    return 1.0 if draw < 0.5 else -1.0
+def _step(name: str, level: float, draw: float) -> Step:
+    # Steps that do the same are equal, so that a batch takes them together.
+    return Step(name, level, 1.0 if draw < 0.5 or name in _WITHOUT_DIRECTION else -1.0)
 
 
 def distort(pixels: Pixels, steps: Sequence[Step], fill: Colour) -> Pixels:
@@ -207,8 +209,10 @@ def distort_batch(images: Tensor, steps: Sequence[Sequence[Step]], fill: Colour)
     for i in range(max(map(len, steps), default=0)):
         places: dict[Step, list[int]] = {}
         for place, drawn in enumerate(steps):
-            if i < len(drawn):
+            if i < len(drawn) and drawn[i].name != "Identity":
                 places.setdefault(drawn[i], []).append(place)
+        if not places:
+            continue
         # One copy to the device for all of them.
         order = torch.tensor([place for group in places.values() for place in group])
         groups = order.to(images.device).split([len(group) for group in places.values()])

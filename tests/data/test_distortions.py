@@ -242,7 +242,25 @@ def test_each_picture_of_a_batch_takes_its_own_steps_in_their_order():
     found = distort_batch(images, steps, FILL)
     assert np.array_equal(as_pictures(found), np.stack(expected))
     assert np.array_equal(as_pictures(images), pictures)  # not written to
-    assert torch.equal(distort_batch(images, [[]] * 5, FILL), images)
+    same = [[], [Step("Identity", 0.3, 1.0)], [], [], []]
+    assert torch.equal(distort_batch(images, same, FILL), images)
+
+
+def test_a_batch_takes_a_step_once_whatever_else_was_drawn(monkeypatch):
+    calls = []
+    for name, operation in OPERATIONS.items():
+
+        def counting(f, image, *arguments, name=name, operation=operation):
+            calls.append(name)
+            return operation(f, image, *arguments)
+
+        monkeypatch.setitem(OPERATIONS, name, counting)
+    drawn = np.random.default_rng(0).random((500, 2)).tolist()
+    pictures, _ = many(500)
+    distort_batch(as_images(pictures), [rand_augment(draws, 9) for draws in drawn], FILL)
+    without = {"Identity": 0, "Posterize": 1, "Solarize": 1, "AutoContrast": 1, "Equalize": 1}
+    expected = {name: without.get(name, 2) for name in RAND_AUGMENT_OPERATIONS}
+    assert {name: calls.count(name) for name in expected} == expected
 
 
 def test_boxes_of_a_batch_are_those_of_its_pictures():

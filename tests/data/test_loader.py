@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fpnas.data import loader as loader_module
 from fpnas.data.augment import Augmentation
 from fpnas.data.dataset import Dataset
 from fpnas.data.loader import ImageLoader
@@ -251,6 +252,36 @@ def test_another_schema_is_refused(tmp_path):
 def test_numbers_outside_their_range_are_refused(dataset, options, message):
     with pytest.raises(InputError, match=message):
         make(dataset, **options)
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", False), ("meta", True)])
+def test_pictures_are_distorted_as_a_batch_where_there_is_another_device(
+    dataset, monkeypatch, device, together
+):
+    seen = []
+
+    def listening(images, *_arguments, **_options):
+        seen.append(images.device.type)
+        return images
+
+    monkeypatch.setattr(loader_module, "distort_images", listening)
+    augmentation = Augmentation(rand_augment_ops=1)
+    (batch,) = take(make(dataset, augmentation=augmentation, device=device), 1)
+    assert batch.images.device.type == device
+    assert (batch.labels.device.type, batch.indices.device.type) == ("cpu", "cpu")
+    assert seen == ([device] if together else [])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_distorts_as_the_processor_does(dataset):
+    augmentation = Augmentation(padding=0.1, rand_augment_ops=2, random_erasing=0.5)
+    here, there = (
+        take(make(dataset, augmentation=augmentation, device=device), 3)
+        for device in ("cpu", "cuda")
+    )
+    for one, two in zip(here, there, strict=True):
+        difference = (one.images.int() - two.images.cpu().int()).abs()
+        assert (difference <= 4).float().mean() > 0.95
 
 
 def test_distorting_in_batch_gives_the_same_batches_but_for_rounding(dataset):
