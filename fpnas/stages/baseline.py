@@ -70,6 +70,7 @@ def run(context: StageContext) -> None:
     from fpnas.networks.named import NamedArchitecture
     from fpnas.stages.batches import open_dataset
     from fpnas.stages.measuring import measure_model
+    from fpnas.stages.tracked import ask_mlflow
     from fpnas.training.loop import label_loss
 
     started = time.monotonic()
@@ -94,6 +95,9 @@ def run(context: StageContext) -> None:
         network = bench.network(architecture, config.seed)
         trainer = bench.trainer(network, config.recipe, label_loss(config.recipe))
         evaluation = train(context, trainer, saved=state, kept=candidates)
+        if bench.is_first:
+            # MLflow is told the figures before the artifact is there, and may be away by now.
+            context.save({"trainer": trainer.state(), "kept": candidates})
     if not bench.is_first:
         return
     write_model(context, bench, trainer, evaluation)
@@ -106,7 +110,7 @@ def run(context: StageContext) -> None:
     context.output.bill["num_candidates"] = len(candidates)
     before = context.inputs["dataset"].bill.get("seconds", 0.0)
     seconds = {"prepare": before, "baseline": time.monotonic() - started}
-    log_parent(context.info, summary, seconds, speed)
+    ask_mlflow(context, lambda: log_parent(context.info, summary, seconds, speed))
 
 
 def draw(config: Config, num_classes: int) -> list[Architecture]:

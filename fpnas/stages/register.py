@@ -50,7 +50,7 @@ def run(context: StageContext) -> None:
     from fpnas.stages.measuring import measure_model
     from fpnas.stages.registering import register
     from fpnas.stages.reporting import collect, render
-    from fpnas.stages.tracked import parent_run
+    from fpnas.stages.tracked import ask_mlflow, parent_run
     from fpnas.stages.training import load_model
 
     findings = collect(context.inputs)
@@ -70,7 +70,7 @@ def run(context: StageContext) -> None:
     report = context.output.path("report.html")
     report.write_text(html, encoding="utf-8")
     context.progress(5, 6, "logging to MLflow")
-    parent = parent_run(context.info)
+    parent = ask_mlflow(context, lambda: parent_run(context.info))
     seconds = {stage: bill.get("seconds", 0.0) for stage, bill in findings.bills.items()}
     log_headline(parent, context.info, summary, seconds, speed)
     version = f"{registration['name']} v{registration['version']}"

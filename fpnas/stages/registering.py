@@ -42,14 +42,9 @@ def register(
     Raises:
         ServiceDownError: The registry does not answer.
     """
-    from fpnas.stages.tracked import patiently
+    from fpnas.stages.tracked import ask_mlflow
 
-    return patiently(
-        lambda: _register(context, best, summary, speed, files),
-        context.config.runtime.tracking_seconds,
-        context.stage.finish_command(context.info),
-        context.stop_requested,
-    )
+    return ask_mlflow(context, lambda: _register(context, best, summary, speed, files))
 
 
 def _register(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fpnas.errors import InputError, ServiceDownError, StoppedError
 
 if TYPE_CHECKING:
-    from fpnas.stages.base import RunInfo, Stage
+    from fpnas.stages.base import RunInfo, Stage, StageContext
     from fpnas.stages.config import StageConfig
     from fpnas.tracking import Run
 
@@ -103,6 +103,16 @@ def patiently(
                 raise StoppedError("stopped by a signal while waiting for MLflow")
             time.sleep(0.1)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def ask_mlflow(context: StageContext, call: Callable[[], T]) -> T:
+    """Calls MLflow until it answers, as long as a stage is told to; see :func:`patiently`."""
+    return patiently(
+        call,
+        context.config.runtime.tracking_seconds,
+        context.stage.finish_command(context.info),
+        context.stop_requested,
+    )
 
 
 def parent_run(info: RunInfo) -> Run:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from fpnas.errors import StoppedError
+from fpnas.errors import InputError, ServiceDownError, StoppedError
 from fpnas.networks.named import NamedArchitecture
 from fpnas.space import parse_space
 from fpnas.stages import baseline, measuring
@@ -51,20 +51,27 @@ def run(pictures, folder, stop_after="never", saved=None, **config):
         if message.startswith(stop_after):
             raise StoppedError("stopped")
 
-    section = {"recipe": RECIPE, "input_size": 16, "runtime": {"device": "cpu"}, **config}
+    def save(state):
+        after_step(0, 0, lambda: state, "at the end")
+
+    runtime = {"device": "cpu", "tracking_seconds": 0}
+    section = {"recipe": RECIPE, "input_size": 16, "runtime": runtime, **config}
     context = SimpleNamespace(
         config=baseline.Config.parse(section, "baseline"),
-        stage=SimpleNamespace(name="baseline"),
+        stage=SimpleNamespace(name="baseline", finish_command=lambda _: "fpnas baseline again"),
         info=None,
+        stop_requested=lambda: False,
         inputs={"dataset": Folder(pictures)},
         output=Folder(folder / "model"),
         tracking=Metrics(),
         restore=lambda: saved and unpack(*saved),
         after_step=after_step,
+        save=save,
     )
     try:
         baseline.run(context)
-    except StoppedError:
+    except (StoppedError, ServiceDownError) as error:
+        checkpoints["error"] = error
         return None, checkpoints
     return context.output, checkpoints
 
@@ -94,6 +101,7 @@ def test_random_chooses_by_pictures_that_have_no_part_in_the_score(pictures, tmp
     assert artifact.bill["num_candidates"] == 3
     # Half of the training pictures train a candidate, all of them the best.
     steps = {name.split(" ")[0]: name for name in seen}
+    assert steps.pop("at") == "at the end"
     assert set(steps) == {"candidate_0", "candidate_1", "candidate_2", "epoch"}
     counts = {phase: sum(name.startswith(f"{phase} ") for name in seen) for phase in steps}
     assert 1.8 * counts["candidate_0"] < counts["epoch"] < 2.3 * counts["candidate_0"]
@@ -111,9 +119,30 @@ def test_another_seed_draws_other_candidates():
 def test_a_stopped_one_ends_with_the_same_weights(pictures, tmp_path, stop):
     whole, seen = run(pictures, tmp_path / "whole", **RANDOM)
     _, left = run(pictures, tmp_path / "cut", stop_after=stop, **RANDOM)
+    assert isinstance(left.pop("error"), StoppedError)
     last = list(left.values())[-1]
     resumed, again = run(pictures, tmp_path / "cut", saved=last, **RANDOM)
     assert resumed.read_json("summary.json") == whole.read_json("summary.json")
     expected, found = (a.read_tensors("model.safetensors") for a in (whole, resumed))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert len(again) < len(seen)
+
+
+def test_when_mlflow_is_away_at_the_end_nothing_is_trained_again(pictures, tmp_path, monkeypatch):
+    whole, _ = run(pictures, tmp_path / "whole", **RANDOM)
+    log = baseline.log_parent
+
+    def refuse(*_arguments):
+        raise InputError("MLFLOW_TRACKING_URI", "http://there", "cannot be used", fix="start it")
+
+    monkeypatch.setattr(baseline, "log_parent", refuse)
+    nothing, left = run(pictures, tmp_path / "cut", **RANDOM)
+    assert nothing is None
+    assert "`fpnas baseline again` finishes the run" in str(left["error"])
+    monkeypatch.setattr(baseline, "log_parent", log)
+    last = left["at the end"]
+    finished, again = run(pictures, tmp_path / "cut", saved=last, **RANDOM)
+    assert set(again) == {"at the end"}
+    assert finished.read_json("summary.json") == whole.read_json("summary.json")
+    expected, found = (a.read_tensors("model.safetensors") for a in (whole, finished))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
