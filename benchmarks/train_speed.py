@@ -132,13 +132,14 @@ def measure(name: str, mode: str, repeats: int) -> Row:
 _HEAD = f"""# Training speed
 
 Made by `make bench-train`; figures of [train_speed.csv](train_speed.csv), which also holds the
-architectures, the spread, the commit, the versions and the machine's load. A step is a forward and
+architectures, the commit and the versions. A step is a forward and
 a backward pass, float32, channels_last, one thread, in CPU seconds. GMACs are those of a batch's
 forward pass. Each of our networks takes turns with timm's {BASELINE} at {BASELINE_SIZE} px in
-batches of {BASELINE_BATCH}; *per MAC* is the median over the turns of ours / theirs.
+batches of {BASELINE_BATCH}; *per MAC* is the median over the turns of ours / theirs, then their
+range. The last column is the machine's load, of which the measurement itself is 1.
 
-| network | mode | MACs, M | batch | step, s | GMACs/s | {BASELINE} GMACs/s | per MAC |
-|---|---|---|---|---|---|---|---|
+| network | mode | MACs, M | batch | step, s | GMACs/s | theirs | per MAC | range | load |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -156,6 +157,8 @@ def page() -> str:
             row["gmacs_per_second"],
             row["baseline_gmacs_per_second"],
             row["ratio"],
+            f"{row['ratio_least']} to {row['ratio_most']}",
+            row["load"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return _HEAD + "\n".join(lines) + "\n"

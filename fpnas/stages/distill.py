@@ -41,7 +41,7 @@ class Config(TrainingConfig):
         teacher: ``efficientnet_lite0`` to ``2``, ``torchvision:NAME``, ``timm:NAME``,
             ``local:PATH``, ``mlflow:NAME@ALIAS``, or ``wider``: the architecture at the largest
             widths of the space, trained here. ``auto`` takes EfficientNet-Lite0 when it is
-            installed and knows all classes, else ``wider``.
+            installed and knows all classes, or a head is fitted; else ``wider``.
         teacher_head: ``own``, the teacher's classifier restricted to our classes; or ``fitted``, a
             linear one on its features, see :mod:`fpnas.training.fitted_head`.
         teacher_input_size: Pixels that the teacher sees; None takes what it was trained for.
@@ -53,8 +53,8 @@ class Config(TrainingConfig):
         loss: ``soft``, ``hard`` or ``alpha``; see
             :func:`fpnas.training.distillation.distillation_loss`.
         temperature: Softens teacher and student.
-        weight: Of the teacher against the labels; None takes 1 for a fitted head (measured in
-            ``results/distilling.csv``) and 0.7 otherwise.
+        weight: Of the teacher against the labels; None takes 1 for a fitted head, which gained in
+            ``results/distilling.csv``, and 0.7 otherwise, which is not measured.
     """
 
     space: SpaceConfig
@@ -160,6 +160,14 @@ def run(context: StageContext) -> None:
         evaluation = train(context, trainer, saved=state, kept=_STUDENT)
     if not bench.is_first:
         return
+    if lesson.top1 < evaluation.top1 and resolved["teacher"] != "wider":
+        _LOG.warning(
+            "the teacher %s knows less (top-1 %.1f %%) than its student (%.1f %%); "
+            "distill.teacher names a better one",
+            resolved["teacher"],
+            100 * lesson.top1,
+            100 * evaluation.top1,
+        )
     context.tracking.log_metrics(0, {"teacher_top1": lesson.top1})
     told = {"name": resolved["teacher"], "top1": lesson.top1, "macs": lesson.macs}
     told |= {"loss": config.loss, "temperature": config.temperature, "weight": weight}
