@@ -29,13 +29,14 @@ _COLUMNS = "| reader | first epoch | times | later epoch | CPU, us | times | rep
 
 _SHARES_HEAD = """## The share of a training step
 
-On the CPU, on all cores, which decode and train at the same time; all pictures are decoded. Waiting
-is the part of the step until the training thread has its batch; slowdown is the part by which steps
-take longer than on a batch that is held in memory, in turns with it. Figures of
-[loader_share.csv](loader_share.csv).
+On the CPU, on all cores, which decode and train at the same time. Pictures that fit the loader's
+memory (1 GiB) are decoded in the first epoch and kept for all others; where they do not fit, every
+epoch decodes. Waiting is the part of the step until the training thread has its batch; slowdown is
+the part by which steps take longer than on a batch that is held in memory, in turns with it.
+Figures of [loader_share.csv](loader_share.csv).
 
-| pictures | network | MACs, M | batch | step, s | waiting | slowdown | load |
-|---|---|---|---|---|---|---|---|"""
+| case | pictures | network | MACs, M | batch | step, s | waiting | slowdown | load |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def write_page() -> None:
@@ -75,11 +76,11 @@ def _line(rows: list[Row], reader: str, base: dict[str, list[float]]) -> str:
 
 
 def _shares() -> list[str]:
-    latest = {row["case"]: row for row in read(SHARES)}
+    latest = {(row["case"], row["pictures"]): row for row in read(SHARES)}
     lines = [
-        f"| {row['case']} px | {row['network']} | {int(row['macs']) / 1e6:.1f} | "
-        f"{row['batch_size']} | {row['step_seconds']} | {float(row['waiting']):.1%} | "
-        f"{float(row['slowdown']):.1%} | {row['load']} |"
+        f"| {row['case']} px | {row['pictures']} | {row['network']} | "
+        f"{int(row['macs']) / 1e6:.1f} | {row['batch_size']} | {row['step_seconds']} | "
+        f"{float(row['waiting']):.1%} | {float(row['slowdown']):.1%} | {row['load']} |"
         for row in latest.values()
     ]
     return [_SHARES_HEAD, *lines] if lines else []

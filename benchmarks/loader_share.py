@@ -6,9 +6,10 @@ Networks are trained (forward, backward, SGD) on all cores, in turns with batche
 which decodes and augments on the same cores meanwhile, and with one batch that is held in memory.
 Two shares of the step: *waiting* is the time in which the training thread asks for a batch, until
 it has it on its device; *slowdown* is what the whole step takes longer than on the held batch,
-which also counts the cores that decoding takes away from the network. The loader keeps no pictures,
-so all are decoded. Uses the pictures that ``benchmarks/loader.py`` made; appends to
-``results/loader_share.csv``.
+which also counts the cores that decoding takes away from the network. Once the loader keeps no
+pictures, so that all are decoded, as in a first epoch or where they do not fit its memory; and once
+it has kept them all, as in every later epoch where they do. Uses the pictures that
+``benchmarks/loader.py`` made; appends to ``results/loader_share.csv``.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ from torch.nn import functional as F
 from workshop import Row, append
 
 from fpnas.data.dataset import Dataset
-from fpnas.data.loader import ImageLoader
+from fpnas.data.loader import DEFAULT_MEMORY_BYTES, ImageLoader
 from fpnas.networks.network import Network
 from fpnas.stages.batches import LabelledBatches
 
 JOBS = {"tiny 64 to 32": "tiny largest", "photos 224 to 128": "fbnetv2_f largest"}
+MEMORY_BYTES = {"decoded": 0, "kept": DEFAULT_MEMORY_BYTES}
 
 
-def measure(case_name: str, network_name: str, arguments: argparse.Namespace) -> Row:
+def measure(case_name: str, network_name: str, pictures: str, arguments: argparse.Namespace) -> Row:
     """Times steps on the loader's batches and on one that is held, in turns."""
     torch.manual_seed(0)
     case = CASES[case_name]
@@ -55,10 +57,12 @@ def measure(case_name: str, network_name: str, arguments: argparse.Namespace) ->
         training=True,
         seed=0,
         augmentation="imagenet",
-        memory_bytes=0,
+        memory_bytes=MEMORY_BYTES[pictures],
     )
     batches = iter(LabelledBatches(loader))
     held = next(batches)
+    while MEMORY_BYTES[pictures] and loader.epoch == 0:
+        next(batches)
 
     def steps(source: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """Returns the seconds of waiting and of everything."""
@@ -82,6 +86,7 @@ def measure(case_name: str, network_name: str, arguments: argparse.Namespace) ->
         seconds.append(total / arguments.steps)
     return {
         "case": case_name,
+        "pictures": pictures,
         "network": network_name,
         "macs": macs,
         "batch_size": case.batch_size,
@@ -104,8 +109,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    for case in arguments.cases:
-        row = measure(case, JOBS[case], arguments)
+    for case, pictures in itertools.product(arguments.cases, MEMORY_BYTES):
+        row = measure(case, JOBS[case], pictures, arguments)
         print(row, flush=True)
         append(SHARES, row)
     write_page()
