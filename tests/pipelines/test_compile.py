@@ -10,6 +10,7 @@ import yaml
 
 from fpnas.errors import InputError
 from fpnas.stages.base import STAGES
+from pipelines import names
 from pipelines.argo import checked, workflow_template
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Request, make_plan
@@ -82,6 +83,18 @@ def test_kfp_takes_secrets_by_reference_for_every_stage(documents):
         assert own["configMapAsEnv"][0]["configMapName"] == "fpnas-storage"
 
 
+def test_a_stage_signs_its_requests_for_the_region_of_the_storage(documents, template):
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    stages = {t["name"]: t for t in template["spec"]["templates"] if "container" in t}
+    for name in STAGES:
+        in_kfp = executors[f"exec-{name}"]["configMapAsEnv"][0]["keyToEnv"]
+        assert {"configMapKey": "AWS_DEFAULT_REGION", "envVar": "AWS_DEFAULT_REGION"} in in_kfp
+        in_argo = {v["name"]: v.get("valueFrom") for v in stages[name]["container"]["env"]}
+        assert in_argo["AWS_DEFAULT_REGION"] == {
+            "configMapKeyRef": {"name": "fpnas-storage", "key": "AWS_DEFAULT_REGION"}
+        }
+
+
 def test_compiling_twice_gives_the_same_files(plan, documents, template, tmp_path):
     compile_pipeline(plan, tmp_path / "again.yaml")
     assert list(yaml.safe_load_all((tmp_path / "again.yaml").read_text())) == documents
@@ -133,8 +146,9 @@ def test_argo_has_no_secret_in_it(template):
     for own in template["spec"]["templates"]:
         for variable in own.get("container", {}).get("env", []):
             if variable["name"].startswith("AWS_"):
-                assert variable["valueFrom"]["secretKeyRef"]["name"] == "fpnas-s3"
                 assert "value" not in variable
+            if variable["name"] in names.S3_SECRET_KEYS:
+                assert variable["valueFrom"]["secretKeyRef"]["name"] == "fpnas-s3"
 
 
 @pytest.mark.parametrize(

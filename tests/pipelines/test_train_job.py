@@ -9,7 +9,7 @@ import yaml
 
 from fpnas.errors import InputError
 from fpnas.stages.train_job import MANIFEST, POD_FIELDS
-from pipelines import train_job
+from pipelines import names, train_job
 from pipelines.argo import workflow_template
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Request, make_plan
@@ -56,7 +56,7 @@ def test_kueue_admits_the_job_and_not_its_pods_one_by_one(plan):
 
 def test_keys_are_in_the_job_by_reference_only(plan):
     variables = train_job.train_job("train", "fpnas-train:1", plan)["spec"]["trainer"]["env"]
-    keys = [v for v in variables if v["name"].startswith("AWS_")]
+    keys = [v for v in variables if v["name"] in names.S3_SECRET_KEYS]
     assert [v["valueFrom"]["secretKeyRef"]["name"] for v in keys] == ["fpnas-s3", "fpnas-s3"]
 
 
