@@ -25,8 +25,11 @@ VOLUME_MOUNTS: list[dict[str, Any]] = [
 
 
 def size(table: ResourceTable, own: Resources) -> dict[str, Any]:
-    """Requests and limits, which are equal."""
-    amounts = {"cpu": own.cpu, "memory": own.memory}
+    """Requests and limits, which are equal.
+
+    Scratch is ephemeral storage of the node, which schedulers and queues count by requests alone.
+    """
+    amounts = {"cpu": own.cpu, "memory": own.memory, "ephemeral-storage": own.scratch}
     gpu_resource = table.pool(own).gpu_resource
     if gpu_resource:
         amounts[gpu_resource] = str(own.gpus)

@@ -65,7 +65,8 @@ class Resources(Strict):
     Attributes:
         cpu: Cores.
         memory: Of the pod, shared memory included.
-        scratch: Local disk for caches and temporary files.
+        scratch: Local disk for caches and temporary files; requested from the node as ephemeral
+            storage, but by the engine kfp, which can only set an upper limit.
         shared_memory: Size of ``/dev/shm``, through which loaders and ranks hand tensors over.
         nodes: Pods that share the stage's processes; more than one are a TrainJob's, and what is
             said here is of each of them.

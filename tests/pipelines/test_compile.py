@@ -107,17 +107,15 @@ def test_argo_gives_a_stage_what_the_table_says(template):
     stages = {t["name"]: t for t in template["spec"]["templates"] if "container" in t}
     assert set(stages) == set(STAGES)
     coarse = stages["coarse"]
-    assert coarse["container"]["resources"]["limits"] == {
-        "cpu": "4",
-        "memory": "12Gi",
-        "nvidia.com/gpu": "1",
-    }
+    # Kueue counts requests, and the scheduler places by them.
+    size = {"cpu": "4", "memory": "12Gi", "ephemeral-storage": "20Gi", "nvidia.com/gpu": "1"}
+    assert coarse["container"]["resources"] == {"requests": size, "limits": size}
     assert coarse["nodeSelector"] == {"fpnas.io/pool": "gpu-spot"}
     assert [t["key"] for t in coarse["tolerations"]] == ["nvidia.com/gpu", "fpnas.io/spot"]
     assert coarse["retryStrategy"]["limit"] == "7"
     assert coarse["retryStrategy"]["expression"] == "asInt(lastRetry.exitCode) != 2"
     assert json.loads(coarse["podSpecPatch"]) == {"terminationGracePeriodSeconds": 120}
-    assert stages["decode"]["container"]["resources"]["limits"].keys() == {"cpu", "memory"}
+    assert "nvidia.com/gpu" not in stages["decode"]["container"]["resources"]["limits"]
 
 
 def test_argo_hands_a_stage_its_configuration_and_inputs_as_the_command_takes_them(template):

@@ -32,7 +32,7 @@ def test_every_node_gets_what_the_table_says_of_the_stage(plan):
     job = train_job.train_job("train", "fpnas-train:1", plan)
     trainer = job["spec"]["trainer"]
     assert (trainer["image"], trainer["numNodes"]) == ("fpnas-train:1", 3)
-    size = {"cpu": "4", "memory": "12Gi", "nvidia.com/gpu": "2"}
+    size = {"cpu": "4", "memory": "12Gi", "ephemeral-storage": "20Gi", "nvidia.com/gpu": "2"}
     assert trainer["resourcesPerNode"] == {"requests": size, "limits": size}
     (patch,) = job["spec"]["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -104,7 +104,8 @@ def test_both_engines_start_the_same_job_from_a_small_pod(plan, tmp_path):
             name: in_argo[name]["valueFrom"]["fieldRef"]["fieldPath"] for name in POD_FIELDS
         } == dict(POD_FIELDS)
         assert "accelerator" not in container["resources"]
-        assert pod["container"]["resources"]["limits"] == {"cpu": "500m", "memory": "2Gi"}
+        size = {"cpu": "500m", "memory": "2Gi", "ephemeral-storage": "2Gi"}
+        assert pod["container"]["resources"]["limits"] == size
         assert pod["nodeSelector"] == own[f"exec-{stage}"]["nodeSelector"]["labels"]
         assert pod["nodeSelector"] == {"fpnas.io/pool": "cpu"}
 
