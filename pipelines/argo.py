@@ -20,7 +20,8 @@ from pipelines.graph import Node, pipeline_graph
 from pipelines.strict import check_fields
 from pipelines.train_job import train_job_variables
 
-_CONFIG, _RUN, _ARTIFACT = "/tmp/config.json", "/tmp/run.json", "/tmp/artifact"  # noqa: S108
+# Argo mounts what goes in, file by file, where no volume is; what goes out is on one.
+_CONFIG, _RUN, _ARTIFACT = "/inputs/config.json", "/inputs/run.json", f"{names.SCRATCH}/artifact"
 
 
 def workflow_template(plan: Compilable) -> str:

@@ -16,11 +16,13 @@ POD_SECURITY: dict[str, Any] = {
 }
 CONTAINER_SECURITY: dict[str, Any] = {
     "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
 VOLUME_MOUNTS: list[dict[str, Any]] = [
     {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
     {"name": "scratch", "mountPath": names.SCRATCH},
+    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
 ]
 
 
@@ -42,10 +44,11 @@ def tolerations(table: ResourceTable, own: Resources) -> list[dict[str, Any]]:
 
 
 def volumes(own: Resources) -> list[dict[str, Any]]:
-    """Shared memory and scratch space."""
+    """Shared memory, scratch space, and ``/tmp`` for what does not ask where it may write."""
     return [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": own.shared_memory}},
         {"name": "scratch", "emptyDir": {"sizeLimit": own.scratch}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
 
 

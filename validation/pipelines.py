@@ -132,11 +132,14 @@ def check_argo(subject: str, template: Manifest) -> list[Finding]:
     made = list(_pods(template))
     findings = [f for f in schemas.check(made) if f.problem != "is there twice"]
     if not findings:
-        # Argo's executor writes into a pod and reports to the cluster's API, so no more is asked.
+        # Argo's executor reports to the cluster's API, so a pod has to have a token.
         findings = [
             Finding(f"Pod/{pod['metadata']['name']}", f"{rule}: {problem}")
             for pod in made
-            for rule, problem in pod_security.restricted(pod["spec"])
+            for rule, problem in (
+                *pod_security.restricted(pod["spec"]),
+                *pod_security.contained(pod["spec"]["containers"]),
+            )
         ]
     return [Finding(subject, str(finding)) for finding in findings]
 

@@ -63,6 +63,11 @@ def test_a_broken_ir_is_found(compiled, document, path, key, value, words):
         (lambda own: own["container"].update(imagePullPolicies="Always"), "imagePullPolicies"),
         (lambda own: own["volumes"][0].update(emptyDir={"medium": 3}), "medium"),
         (lambda own: own["container"].update(securityContext={"privileged": True}), "privileged"),
+        (
+            lambda own: own["container"]["securityContext"].pop("readOnlyRootFilesystem"),
+            "readOnlyRootFilesystem",
+        ),
+        (lambda own: own["container"]["resources"].pop("limits"), "limits must give cpu"),
     ],
 )
 def test_a_broken_template_of_argo_is_found(compiled, change, words):

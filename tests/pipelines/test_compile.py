@@ -137,6 +137,11 @@ def test_argo_hands_a_stage_its_configuration_and_inputs_as_the_command_takes_th
         }
         written = own["outputs"]["parameters"][0]["valueFrom"]["path"]
         assert written == words[words.index("--output") + 1]
+        # The root file system is read-only; files that go in are mounted where no volume is.
+        volumes = [f"{mount['mountPath']}/" for mount in own["container"]["volumeMounts"]]
+        assert any(written.startswith(volume) for volume in volumes)
+        for artifact in own["inputs"]["artifacts"]:
+            assert not any(artifact["path"].startswith(volume) for volume in volumes)
     RunInfo.model_validate_json(arguments["run"])
 
 
