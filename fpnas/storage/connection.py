@@ -36,6 +36,15 @@ _WRONG_KEY_CODES = frozenset(
         "UnrecognizedClientException",
     }
 )
+_NO_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+)
+_SET_KEYS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN with temporary keys) "
+    "to keys of this server"
+)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 # What reading a body can raise when the connection breaks in the middle of it.
@@ -183,10 +192,23 @@ def translated(action: str, uri: str) -> Iterator[None]:
 
 
 def _storage_error(action: str, uri: str, error: Exception) -> StorageError:
+    # Keys that expire are no bad input: with new ones the same command goes on.
+    fix = "see that the storage answers and has space (`fpnas doctor` checks it)"
     return StorageError(
-        f"Could not {action} {uri}: {error}. Fix: see that the storage answers and has space "
-        "(`fpnas doctor` checks it), then run again: finished work is kept."
+        f"Could not {action} {uri}: {error}. Fix: {_SET_KEYS if _is_of_keys(error) else fix}, "
+        "then run again: finished work is kept."
     )
+
+
+def _is_of_keys(error: BaseException | None) -> bool:
+    """Tells whether the storage refused the keys, or there are none."""
+    while error is not None:
+        if isinstance(error, _NO_CREDENTIALS):
+            return True
+        if isinstance(error, botocore.exceptions.ClientError):
+            return error_code(error) in _WRONG_KEY_CODES
+        error = error.__context__  # boto3's transfers raise an error of their own
+    return False
 
 
 def raise_check_error(
@@ -202,11 +224,7 @@ def raise_check_error(
     """
     if isinstance(error, botocore.exceptions.ClientError):
         raise _refusal(error_code(error), connection, bucket, action) from error
-    no_credentials = (
-        botocore.exceptions.NoCredentialsError,
-        botocore.exceptions.PartialCredentialsError,
-    )
-    if isinstance(error, no_credentials):
+    if isinstance(error, _NO_CREDENTIALS):
         raise InputError(
             "AWS_ACCESS_KEY_ID",
             "(hidden)" if connection.access_key_id else "(not set)",
@@ -229,8 +247,7 @@ def _refusal(code: str, connection: Connection, bucket: str, action: str) -> Inp
             "AWS_ACCESS_KEY_ID",
             "(hidden)",
             f"was refused by {connection.endpoint or 'AWS'} ({code})",
-            fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN with "
-            "temporary keys) to keys of this server",
+            fix=_SET_KEYS,
         )
     if code in ("NoSuchBucket", "404"):
         option = f" --endpoint-url {connection.endpoint}" if connection.endpoint else ""

@@ -6,6 +6,8 @@ import hashlib
 
 import pandas as pd
 import pytest
+import torch
+from moto import mock_aws
 
 from fpnas.data.dataset import Dataset
 from fpnas.data.loader import ImageLoader
@@ -13,8 +15,10 @@ from fpnas.errors import DivergedError, InputError
 from fpnas.stages.batches import Batches, share_unreadable
 from fpnas.stages.ranks import NullRun
 from fpnas.stages.training import load_model
-from fpnas.storage import CheckpointSlot
+from fpnas.storage import CheckpointSlot, StorageError, connect
+from tests.storage.helpers import fail_calls
 
+from . import folder_stage
 from .folder_stage import RECIPE, Objects, make_pictures, run
 
 
@@ -94,6 +98,28 @@ class Two:
     def sum(self, values):
         values[2] += 1
         return values
+
+
+def test_with_new_keys_it_goes_on_where_the_old_ones_expired(pictures, tmp_path, monkeypatch):
+    environ = {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "FPNAS_STORAGE": "s3://keys",
+        "FPNAS_HOME": str(tmp_path / "home"),
+    }
+    expected, _ = run(pictures, tmp_path / "undisturbed")
+    with mock_aws():
+        store = connect(environ)
+        store.create_bucket()
+        fail_calls(store.client, "PutObject", "ExpiredToken", lambda call: call > 3)
+        monkeypatch.setattr(folder_stage, "Objects", lambda _: store)
+        with pytest.raises(StorageError, match=r"ExpiredToken.*AWS_SESSION_TOKEN.*run again"):
+            run(pictures, tmp_path / "run", checkpoints=True)
+        monkeypatch.setattr(folder_stage, "Objects", lambda _: connect(environ))
+        artifact, _ = run(pictures, tmp_path / "run", checkpoints=True)
+    assert (tmp_path / "run" / "resumed").read_text() == "True"
+    weights, others = (a.read_tensors("model.safetensors") for a in (artifact, expected))
+    assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
 def test_every_process_learns_what_the_others_could_not_read(pictures):

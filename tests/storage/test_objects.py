@@ -11,6 +11,7 @@ from fpnas.canonical import canonical_json, digest
 from fpnas.errors import InputError
 from fpnas.storage import (
     ObjectMissingError,
+    StorageError,
     connect,
 )
 
@@ -104,3 +105,23 @@ def test_check_tells_refusals_apart(store, monkeypatch, operation, code, field):
     with pytest.raises(InputError, match=code) as caught:
         store.check()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [("ExpiredToken", "AWS_SESSION_TOKEN"), ("SlowDown", "has space")],
+)
+@pytest.mark.parametrize("operation", ["PutObject", "CreateMultipartUpload", "GetObject"])
+def test_keys_that_expire_on_the_way_are_told_from_a_storage_that_fails(
+    store, tmp_path, monkeypatch, operation, code, advice
+):
+    if operation == "CreateMultipartUpload":
+        monkeypatch.setattr("fpnas.storage.store._SINGLE_PUT_BYTES", 1)
+    path = tmp_path / "file"
+    path.write_bytes(b"12")
+    fail_calls(store.client, operation, code)
+    with pytest.raises(StorageError, match=code) as caught:
+        store.get_bytes("k") if operation == "GetObject" else store.put_file("k", path)
+    assert advice in str(caught.value)
+    assert "run again" in str(caught.value)
+    assert caught.value.exit_status == 1
