@@ -70,10 +70,14 @@ def _choose_nodes(task: Any, table: ResourceTable, own: Resources) -> None:
 def _environment(task: Any) -> None:
     for key, value in names.SCRATCH_VARIABLES.items():
         task.set_env_variable(key, value)
-    kubernetes.use_secret_as_env(task, names.S3_SECRET, {k: k for k in names.S3_SECRET_KEYS})
-    kubernetes.use_config_map_as_env(
-        task, names.STORAGE_CONFIG_MAP, {k: k for k in names.STORAGE_KEYS}
-    )
+    for optional, keys, config_keys in (
+        (False, names.S3_SECRET_KEYS, names.STORAGE_KEYS),
+        (True, names.OPTIONAL_S3_SECRET_KEYS, names.OPTIONAL_STORAGE_KEYS),
+    ):
+        kubernetes.use_secret_as_env(task, names.S3_SECRET, {k: k for k in keys}, optional)
+        kubernetes.use_config_map_as_env(
+            task, names.STORAGE_CONFIG_MAP, {k: k for k in config_keys}, optional
+        )
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.set_security_context(
         task, run_as_user=names.USER_ID, run_as_group=names.USER_ID, run_as_non_root=True

@@ -8,8 +8,12 @@ NAMESPACE = "fpnas"
 SERVICE_ACCOUNT = "fpnas-pipeline"
 S3_SECRET = "fpnas-s3"  # noqa: S105, the name of a secret
 S3_SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OPTIONAL_S3_SECRET_KEYS = ("AWS_SESSION_TOKEN",)
+"""What the secret has besides with temporary keys."""
 STORAGE_CONFIG_MAP = "fpnas-storage"
 STORAGE_KEYS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "FPNAS_STORAGE", "MLFLOW_TRACKING_URI")
+OPTIONAL_STORAGE_KEYS = ("FPNAS_EXPERIMENT",)
+"""What the config map may have besides; without it the experiment is ``fpnas``."""
 QUEUE_LABEL, QUEUE = "kueue.x-k8s.io/queue-name", "fpnas"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 STAGE_LABEL, RUN_LABEL = "fpnas.io/stage", "fpnas.io/run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines import names
@@ -55,12 +56,22 @@ def volumes(own: Resources) -> list[dict[str, Any]]:
 def environment() -> list[dict[str, Any]]:
     """Where a stage may write, the storage and its keys, which are a secret's."""
     plain = [{"name": key, "value": value} for key, value in names.SCRATCH_VARIABLES.items()]
-    secret = [_reference(k, "secretKeyRef", names.S3_SECRET) for k in names.S3_SECRET_KEYS]
-    config = [
-        _reference(k, "configMapKeyRef", names.STORAGE_CONFIG_MAP) for k in names.STORAGE_KEYS
-    ]
+    secret = _references(
+        "secretKeyRef", names.S3_SECRET, names.S3_SECRET_KEYS, names.OPTIONAL_S3_SECRET_KEYS
+    )
+    config = _references(
+        "configMapKeyRef",
+        names.STORAGE_CONFIG_MAP,
+        names.STORAGE_KEYS,
+        names.OPTIONAL_STORAGE_KEYS,
+    )
     return [*plain, *secret, *config]
 
 
-def _reference(key: str, kind: str, name: str) -> dict[str, Any]:
-    return {"name": key, "valueFrom": {kind: {"name": name, "key": key}}}
+def _references(
+    kind: str, name: str, keys: Sequence[str], optional: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Variables that have the names of their keys in a secret or a config map."""
+    sources: list[dict[str, Any]] = [{"name": name, "key": key} for key in keys]
+    sources += [{"name": name, "key": key, "optional": True} for key in optional]
+    return [{"name": source["key"], "valueFrom": {kind: source}} for source in sources]

@@ -14,6 +14,8 @@ SECRETS: dict[str, frozenset[str]] = {
     "fpnas-s3": frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
     "fpnas-mlflow-db": frozenset({"PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"}),
 }
+# What they may have besides.
+OPTIONAL_KEYS: dict[str, frozenset[str]] = {"fpnas-s3": frozenset({"AWS_SESSION_TOKEN"})}
 
 
 def check(manifests: Sequence[Manifest]) -> list[Finding]:
@@ -60,9 +62,11 @@ def _secrets(manifests: Sequence[Manifest]) -> Iterator[Finding]:
     for secret in of_kind(manifests, "Secret"):
         yield Finding(name_of(secret), "secrets are made outside of the manifests")
     for pod in pods(manifests):
-        for name, key in _pod_references(pod.spec, "secretKeyRef"):
-            if key not in SECRETS.get(name, ()):
-                yield Finding(pod.subject, f"secret {name} has no key {key}")
+        for reference in _pod_references(pod.spec, "secretKeyRef"):
+            known = OPTIONAL_KEYS if reference.get("optional") else SECRETS
+            if reference["key"] not in known.get(reference["name"], ()):
+                problem = f"secret {reference['name']} has no key {reference['key']}"
+                yield Finding(pod.subject, problem)
     made = {item["spec"]["target"]["name"]: item for item in of_kind(manifests, "ExternalSecret")}
     for name in set(SECRETS) - set(made) if made else ():
         yield Finding(f"ExternalSecret/fpnas/{name}", "is missing")
@@ -75,7 +79,8 @@ def _secrets(manifests: Sequence[Manifest]) -> Iterator[Finding]:
 def _config_maps(manifests: Sequence[Manifest]) -> Iterator[Finding]:
     known = _named(manifests, "ConfigMap")
     for pod in pods(manifests):
-        for name, key in _pod_references(pod.spec, "configMapKeyRef"):
+        for reference in _pod_references(pod.spec, "configMapKeyRef"):
+            name, key = reference["name"], reference["key"]
             if key not in known.get((pod.namespace, name), {}).get("data", {}):
                 yield Finding(pod.subject, f"config map {name} has no key {key}")
         for volume in pod.spec.get("volumes", []):
@@ -84,12 +89,12 @@ def _config_maps(manifests: Sequence[Manifest]) -> Iterator[Finding]:
                 yield Finding(pod.subject, f"config map {name} does not exist")
 
 
-def _pod_references(spec: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
+def _pod_references(spec: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         for variable in container.get("env", []):
             reference = variable.get("valueFrom", {}).get(kind)
             if reference:
-                yield reference["name"], reference["key"]
+                yield reference
 
 
 def _selectors(manifests: Sequence[Manifest]) -> Iterator[Finding]:

@@ -104,6 +104,8 @@ def _container(name, values, port):
         source = entry.get("valueFrom", {})
         reference = source.get("secretKeyRef") or source.get("configMapKeyRef") or {}
         key = reference.get("key", "NAMESPACE")
+        if reference.get("optional") and key not in values:
+            continue
         environ[entry["name"]] = entry["value"] if "value" in entry else values[key]
     words = [*found["command"], *found.get("args", ())]
     words = [re.sub(r"\$\((\w+)\)", lambda m: environ[m[1]], word) for word in words]

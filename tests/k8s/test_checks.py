@@ -205,6 +205,15 @@ def test_the_device_plugin_s_exception_holds_only_while_it_is_needed(overlay):
             ),
         ),
         (
+            # One that is waited for must be there.
+            "secret fpnas-s3 has no key AWS_SESSION_TOKEN",
+            lambda m: [
+                variable["valueFrom"]["secretKeyRef"].pop("optional")
+                for variable in container(m)["env"]
+                if variable["name"] == "AWS_SESSION_TOKEN"
+            ],
+        ),
+        (
             "config map fpnas-storage has no key X",
             lambda m: container(m)["env"].append(
                 {

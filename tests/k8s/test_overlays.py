@@ -49,6 +49,7 @@ def test_an_overlay_has_the_names_that_stages_use(overlay, find, name):
         find(manifests, "ConfigMap", names.STORAGE_CONFIG_MAP)["data"]
     )
     assert references.SECRETS[names.S3_SECRET] == set(names.S3_SECRET_KEYS)
+    assert references.OPTIONAL_KEYS[names.S3_SECRET] == set(names.OPTIONAL_S3_SECRET_KEYS)
     if name != "kind":  # a laptop has one pool and no queue
         assert find(manifests, "LocalQueue", names.QUEUE)["metadata"]["namespace"] == "fpnas"
 

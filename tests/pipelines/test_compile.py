@@ -95,6 +95,26 @@ def test_a_stage_signs_its_requests_for_the_region_of_the_storage(documents, tem
         }
 
 
+def test_temporary_keys_and_another_experiment_are_taken_where_they_are(documents, template):
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    stages = {t["name"]: t for t in template["spec"]["templates"] if "container" in t}
+    for name in STAGES:
+        own, env = executors[f"exec-{name}"], stages[name]["container"]["env"]
+        optional = {
+            variable["envVar"]
+            for source in (*own["secretAsEnv"], *own["configMapAsEnv"])
+            for variable in source["keyToEnv"]
+            if source["optional"]
+        }
+        assert optional == {"AWS_SESSION_TOKEN", "FPNAS_EXPERIMENT"}
+        assert optional == {
+            variable["name"]
+            for variable in env
+            for source in variable.get("valueFrom", {}).values()
+            if source.get("optional")
+        }
+
+
 def test_compiling_twice_gives_the_same_files(plan, documents, template, tmp_path):
     compile_pipeline(plan, tmp_path / "again.yaml")
     assert list(yaml.safe_load_all((tmp_path / "again.yaml").read_text())) == documents
