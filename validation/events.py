@@ -6,6 +6,7 @@ refused. hera's models of them are not used: they nest what the definitions have
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -158,18 +159,44 @@ MODELS: dict[tuple[str, str], type[BaseModel]] = {
 }
 
 
+# What Argo Events' own configuration names for a bus of JetStream; the versions are examples.
+BUS_IMAGES = (
+    "nats:2.10.29",
+    "natsio/prometheus-nats-exporter:0.14.0",
+    "natsio/nats-server-config-reloader:0.14.0",
+)
+
+
 def check(manifests: Sequence[Manifest]) -> list[Finding]:
-    """Checks that sensors wait for events that are sent, and that accounts exist."""
-    return [*_accounts(manifests), *_events(manifests)]
+    """Checks accounts, that events are sent, and that the pods of a bus are let in."""
+    return [*_accounts(manifests), *_events(manifests), *_bus(manifests)]
 
 
 def _accounts(manifests: Sequence[Manifest]) -> Iterator[Finding]:
     known = {manifest["metadata"]["name"] for manifest in of_kind(manifests, "ServiceAccount")}
+    bound = {
+        subject["name"]
+        for binding in of_kind(manifests, "RoleBinding")
+        for subject in binding["subjects"]
+    }
     for kind in ("EventSource", "Sensor"):
         for manifest in of_kind(manifests, kind):
             account = manifest["spec"]["template"]["serviceAccountName"]
             if account not in known:
                 yield Finding(name_of(manifest), f"service account {account} does not exist")
+            if kind == "EventSource" and account in bound:
+                yield Finding(name_of(manifest), f"is reached from outside; {account} has rights")
+
+
+def _bus(manifests: Sequence[Manifest]) -> Iterator[Finding]:
+    """A policy for images must know those of a bus, which no manifest names."""
+    for policy in of_kind(manifests, "ValidatingAdmissionPolicy"):
+        expressions = " ".join(item["expression"] for item in policy["spec"]["variables"])
+        patterns = re.findall(r"image\.matches\('([^']+)'\)", expressions)
+        for bus in of_kind(manifests, "EventBus"):
+            for image in BUS_IMAGES:
+                if not any(re.search(pattern, image) for pattern in patterns):
+                    yield Finding(name_of(bus), f"{name_of(policy)} refuses its image {image}")
 
 
 def _events(manifests: Sequence[Manifest]) -> Iterator[Finding]:

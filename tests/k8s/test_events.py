@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 
 import pytest
 
@@ -32,6 +33,53 @@ def test_a_sensor_may_start_workflows_and_nothing_else(manifests, find):
     assert find(manifests, "Role", account)["rules"] == [
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["create"]}
     ]
+
+
+def test_what_is_reached_from_outside_has_no_rights(manifests, find):
+    account = find(manifests, "EventSource", "fpnas-retrain")["spec"]["template"][
+        "serviceAccountName"
+    ]
+    assert find(manifests, "ServiceAccount", account)["automountServiceAccountToken"] is False
+    assert events.check(manifests) == []
+    find(manifests, "EventSource", "fpnas-retrain")["spec"]["template"]["serviceAccountName"] = (
+        "fpnas-submitter"
+    )
+    assert "fpnas-submitter has rights" in " ".join(map(str, events.check(manifests)))
+
+
+@pytest.fixture
+def pinned():
+    return kustomize.build_base(["argo-events", "pinned-images"])
+
+
+def test_a_policy_that_refuses_the_images_of_the_bus_is_found(pinned, find):
+    assert events.check(pinned) == []
+    policy = find(pinned, "ValidatingAdmissionPolicy", "fpnas-pinned-images")
+    (refused,) = [v for v in policy["spec"]["variables"] if v["name"] == "refused"]
+    refused["expression"] = refused["expression"].replace("natsio/", "nats/")
+    problems = " ".join(map(str, events.check(pinned)))
+    assert "refuses its image natsio/prometheus-nats-exporter" in problems
+    assert "its image nats:" not in problems
+
+
+@pytest.mark.parametrize(
+    "image", ["evil/nats:1", "docker.io/evil/natsio/a:1", "natsiox/a:1", "natsio/a:1@sha256:b"]
+)
+def test_no_other_image_is_let_in_for_the_bus(pinned, find, image):
+    policy = find(pinned, "ValidatingAdmissionPolicy", "fpnas-pinned-images")
+    text = " ".join(v["expression"] for v in policy["spec"]["variables"])
+    patterns = re.findall(r"image\.matches\('([^']+)'\)", text)
+    assert len(patterns) == 3
+    assert not any(re.search(pattern, image) for pattern in patterns)
+
+
+def test_containers_that_somebody_adds_later_are_held_to_digests_too(pinned, find):
+    policy = find(pinned, "ValidatingAdmissionPolicy", "fpnas-pinned-images")["spec"]
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert rule["resources"] == ["pods", "pods/ephemeralcontainers"]
+    (images,) = [v["expression"] for v in policy["variables"] if v["name"] == "images"]
+    for kind in ("containers", "initContainers", "ephemeralContainers"):
+        assert f"object.spec.{kind}.map(c, c.image)" in images
 
 
 def test_its_policies_select_the_pods_by_the_names_of_their_makers(manifests, find):
