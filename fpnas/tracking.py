@@ -73,7 +73,8 @@ def initialise(environ: Mapping[str, str] = os.environ) -> Tracking:
 
     Args:
         environ: ``MLFLOW_TRACKING_URI``, ``FPNAS_EXPERIMENT`` (default ``fpnas``), and what
-            :func:`fpnas.storage.connect` reads: artifacts go to ``<FPNAS_STORAGE>/mlflow``.
+            :func:`fpnas.storage.connect` reads: artifacts go to ``<FPNAS_STORAGE>/mlflow``, and on
+            an MLflow server of somebody's where it puts them.
 
     Raises:
         InputError: Naming MLFLOW_TRACKING_URI if MLflow cannot be used, or FPNAS_EXPERIMENT if
@@ -89,7 +90,7 @@ def initialise(environ: Mapping[str, str] = os.environ) -> Tracking:
             experiment = client().get_experiment_by_name(name)
             if experiment is None:
                 try:
-                    location = connect(environ).uri("mlflow")
+                    location = _artifact_location(environ)
                     experiment_id = client().create_experiment(name, artifact_location=location)
                 except Exception:
                     experiment = client().get_experiment_by_name(name)
@@ -318,6 +319,19 @@ def connect_client(uri: str) -> Callable[[], Any]:
         return held[0]
 
     return get
+
+
+def _artifact_location(environ: Mapping[str, str]) -> str | None:
+    """Where a new experiment's artifacts are; None leaves it to the server.
+
+    A server takes and hands out artifacts itself, so that its clients need no keys of its store.
+    One that this machine has started over its own file goes away with the run: what it has kept
+    must be found without it.
+    """
+    uri = tracking_uri(environ)
+    if uri.startswith(("http:", "https:")) and uri != environ.get(OWN_SERVER):
+        return None
+    return connect(environ).uri("mlflow")
 
 
 def _configure() -> None:

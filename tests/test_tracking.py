@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import fpnas.tracking as tracking_module
 from fpnas.errors import InputError
 from fpnas.mlflow_pages import compare_url, experiment_url, run_url
 from fpnas.registry import register_model
+from fpnas.services import mlflow_server
 from fpnas.storage import connect
 from fpnas.tracking import OWN_SERVER, Run, initialise, registry_name, tracking_uri
 
@@ -80,6 +82,39 @@ def test_initialise_is_repeatable_and_puts_artifacts_on_s3(environ, tracking, cl
     assert tracking.experiment == "fpnas"
     experiment = client.get_experiment(tracking.experiment_id)
     assert experiment.artifact_location == "s3://tracking/root/mlflow"
+
+
+@pytest.mark.slow
+def test_a_server_keeps_the_artifacts_itself(environ, monkeypatch, tmp_path):
+    with mlflow_server(tmp_path, environ=environ) as server:
+        elsewhere = {**environ, "MLFLOW_TRACKING_URI": server.url}
+        place = initialise(elsewhere)
+        own = initialise({**elsewhere, OWN_SERVER: server.url, "FPNAS_EXPERIMENT": "own"})
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "FPNAS_STORAGE"):
+            monkeypatch.delenv(key)
+        client = MlflowClient(server.url)
+        # What this machine's own server has kept must be found without it.
+        kept = client.get_experiment(own.experiment_id).artifact_location
+        assert kept == "s3://tracking/root/mlflow"
+        run = Run.start_or_resume(place, name="without keys")
+        note = tmp_path / "note.txt"
+        note.write_text("hello")
+        registered = register_model(
+            place,
+            run.run_id,
+            torch.nn.Flatten(),
+            name="through-a-server",
+            input_example=np.zeros((2, 3, 8, 8), dtype=np.float32),
+            digest="d",
+            files=[note],
+        )
+        back = client.download_artifacts(run.run_id, "exported/note.txt", str(tmp_path))
+        assert Path(back).read_text() == "hello"
+        uri = client.get_run(run.run_id).info.artifact_uri
+    assert registered.version == 1
+    assert uri.startswith("mlflow-artifacts:/")
+    stored = [found.key for found in connect(environ).list("mlflow/")]
+    assert [key for key in stored if key.endswith(f"{run.run_id}/artifacts/exported/note.txt")]
 
 
 def test_concurrent_first_writers(environ, tmp_path):
