@@ -140,6 +140,7 @@ def test_killed_in_every_stage_it_ends_like_one_that_was_not(client, contained, 
         for stage in ("coarse", "fine", "train", "distill")
         for word in ("--set", f"{stage}.runtime.checkpoint_seconds=0")
     ]
+    made = set()
     for stage in STAGES:
         process = workplace.start(*DOCKER, *every_step)
         try:
@@ -148,6 +149,10 @@ def test_killed_in_every_stage_it_ends_like_one_that_was_not(client, contained, 
             process.kill()
             process.communicate(timeout=60)
         wait_until_gone(client, workplace)
+        ends = [event for event in taken_events(workplace) if event["event"] == "end"]
+        assert not [end for end in ends if end["stage"] in made and not end["cached"]]
+        made |= {end["stage"] for end in ends if end["status"] == "finished"}
+    assert made == set(STAGES) - {"register"}
     resumed = workplace.run(*DOCKER, *every_step)
     assert running(client, workplace) == []
     # What had finished before the last kill was found, the stage that was killed was made.
@@ -158,8 +163,16 @@ def test_killed_in_every_stage_it_ends_like_one_that_was_not(client, contained, 
             assert after[name]["digest"] == before[name]["digest"], name
 
 
+def taken_events(workplace):
+    """The events of a run that has ended; the next one that is waited for is of the next."""
+    (path,) = (workplace.folder / "home" / "runs").glob("*/events.jsonl")
+    lines = path.read_text().splitlines()
+    path.unlink()
+    return [json.loads(line) for line in lines]
+
+
 def wait_for_start(workplace, process, stage):
-    """Waits until a stage works, and checks that those before it were found or made once."""
+    """Waits until a stage works."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
