@@ -10,6 +10,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ _PASSED = re.compile(
     r"AWS_|MLFLOW_|OMP_|S3_ENDPOINT_URL$|FPNAS_(STORAGE|EXPERIMENT)$|\w+_proxy$", re.I
 )
 # Files of boto3's that are not in the container; what they say is passed on as keys.
-_NOT_PASSED = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+_NOT_PASSED = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+)
 _CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _UNITS = {"Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 # What Podman's service may hand out: it lowers its own limit for processes to this.
@@ -180,8 +186,10 @@ def hand_over(path: Path, user: int, group: int) -> None:
         return
     for folder, _, files in os.walk(path):
         for name in (folder, *(os.path.join(folder, file) for file in files)):
-            if os.lstat(name).st_uid != user:
-                os.lchown(name, user, group)
+            # Another run that shares the cache may remove a file in the meantime.
+            with suppress(FileNotFoundError):
+                if os.lstat(name).st_uid != user:
+                    os.lchown(name, user, group)
 
 
 def _mount(path: Path, *, read_only: bool = False) -> docker.types.Mount:

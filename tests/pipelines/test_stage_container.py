@@ -84,7 +84,9 @@ def test_a_container_has_the_variables_that_lead_to_s3_and_mlflow_and_no_others(
         "https_proxy": "http://proxy",
         "NO_PROXY": "localhost",
     }
-    others = {"PATH": "/bin", "GITHUB_TOKEN": "t", "AWS_PROFILE": "p", "FPNAS_HOME": "/h"}
+    others = {"PATH": "/bin", "GITHUB_TOKEN": "t", "FPNAS_HOME": "/h"}
+    # Profiles are in files that are not in the container: boto3 would look for them in vain.
+    others |= {"AWS_PROFILE": "p", "AWS_DEFAULT_PROFILE": "p"}
     assert passed({**given, **others}) == given
 
 
@@ -139,6 +141,21 @@ def test_root_gives_the_folders_to_the_user_of_the_images(tmp_path, monkeypatch)
     hand_over(tmp_path, names.USER_ID, names.USER_ID)
     folders = (tmp_path, tmp_path / "logs", tmp_path / "logs" / "a.log")
     assert given == {str(path): names.USER_ID for path in folders}
+
+
+def test_a_file_that_another_run_removes_is_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    given = []
+
+    def lchown(path, *_):
+        given.append(Path(path))
+        (tmp_path / "a").unlink(missing_ok=True)
+
+    monkeypatch.setattr(os, "lchown", lchown)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    hand_over(tmp_path, names.USER_ID, names.USER_ID)
+    assert given == [tmp_path, tmp_path / "b"]
 
 
 def test_limits_are_those_of_this_process_but_none_that_an_engine_cannot_give(
