@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from fpnas.cli import app
+from pipelines import names
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -52,6 +53,14 @@ def test_retraining_calls_the_command_with_options_that_it_has():
     assert workflow["concurrency"]["cancel-in-progress"] is False
     assert workflow["on"]["schedule"]
     assert "fpnas/**" in workflow["on"]["push"]["paths"]
+
+
+def test_retraining_finds_the_storage_that_pods_use():
+    workflow = load(ROOT / ".github" / "workflows" / "retrain.yml")
+    (step,) = [step for step in steps(workflow) if "fpnas retrain" in step.get("run", "")]
+    assert {*names.STORAGE_KEYS, *names.OPTIONAL_STORAGE_KEYS} <= set(step["env"])
+    # An empty region is none that boto3 knows.
+    assert step["env"]["AWS_DEFAULT_REGION"].endswith("|| 'us-east-1' }}")
 
 
 def test_every_secret_reaches_one_step_only():
