@@ -152,6 +152,13 @@ def test_what_the_restricted_level_forbids_is_found(overlay, rule, change):
     assert {str(item).split(": ")[1] for item in findings} == {rule}
 
 
+def test_a_secret_manager_may_have_temporary_keys(overlay):
+    manifests = overlay("eks")
+    data = named(manifests, "ExternalSecret", "fpnas-s3")["spec"]["data"]
+    data.append({**data[0], "secretKey": "AWS_SESSION_TOKEN"})
+    assert references.check(manifests) == []
+
+
 def test_an_init_container_is_checked_too(overlay):
     manifests = overlay("kind")
     (backup,) = [pod for pod in pods(manifests) if pod.subject.startswith("CronJob")]
