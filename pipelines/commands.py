@@ -204,13 +204,7 @@ def server_at(endpoint: str, namespace: str | None) -> Server:
     from pipelines.kfp_server import Server
 
     path = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip() if path else ""
-    except OSError as error:
-        raise InputError(
-            "KF_PIPELINES_SA_TOKEN_PATH", path, "cannot be read", fix="correct or unset it"
-        ) from error
-    return Server(endpoint, token, namespace)
+    return Server(endpoint, Path(path) if path else None, namespace)
 
 
 def _identifier(server: Server, run: str, experiment: str) -> str:

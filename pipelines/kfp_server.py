@@ -11,12 +11,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fpnas.errors import FpnasError, InputError, ServiceDownError
+from pipelines.kfp_http import Connection
 
-_TIMEOUT_SECONDS = (5, 30)  # to connect, and between two bytes of an answer
 _LOOKS_SECONDS = (0.5, 2.0, 5.0)  # waits before looking for what a lost answer may have made
 _NOT_TAKEN = (429, 503)  # the server says that it did nothing
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -28,52 +28,30 @@ class Server:
 
     Args:
         endpoint: Its address, such as ``https://kubeflow.example.com/pipeline``.
-        token: Sent as a bearer token when given.
+        token_path: A file with a bearer token, which is read at every request.
         namespace: Of a server with several users.
         wait: Sleeps; a test gives its own.
+
+    Raises:
+        InputError: The endpoint is no address, or the token cannot be read.
     """
 
     def __init__(
         self,
         endpoint: str,
-        token: str = "",
+        token_path: Path | None = None,
         namespace: str | None = None,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3 import Retry
-
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(
-                "KF_PIPELINES_ENDPOINT",
-                parts.hostname or endpoint or "(empty)",
-                "is not the address of a server",
-                legal="http://... or https://...",
-                fix="kubectl port-forward -n kubeflow svc/ml-pipeline 8888, and http://localhost:8888",
-            )
-        self._endpoint, self._namespace, self._wait = endpoint.rstrip("/"), namespace, wait
-        self.name = f"{parts.scheme}://{parts.hostname}"  # without what may be a password
-        self._session = requests.Session()
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
-        retry = Retry(
-            total=4,
-            backoff_factor=0.2,
-            status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods={"GET"},
-            raise_on_status=False,
-        )
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._http = Connection(endpoint, token_path, wait)
+        self._namespace, self._wait = namespace, wait
 
     def check(self) -> None:
         """Checks that the server answers, and that it knows what this SDK compiles.
 
         Raises:
             ServiceDownError: It does not answer.
-            InputError: It is older than the SDK, or refuses the token.
+            InputError: It is older than the SDK, refuses the token, or shows a page to log in.
         """
         found = self._get("v2beta1/healthz", missing=None)
         own = importlib.metadata.version("kfp")
@@ -83,7 +61,7 @@ class Server:
         if found is None or older:
             raise InputError(
                 "KF_PIPELINES_ENDPOINT",
-                self.name,
+                self._http.name,
                 f"has KFP {tag or '1'}, older than the SDK {own} that compiles for it",
                 fix=f"upgrade the server to {own}, or install kfp of the server's version",
             )
@@ -172,9 +150,9 @@ class Server:
         found = self._named("recurringruns", name, {"experiment_id": experiment})
         for item in found:
             path = f"v2beta1/recurringruns/{item['recurring_run_id']}"
-            response = self._send("DELETE", path)
-            if response is None or not (response.ok or response.status_code == 404):
-                raise self._failure(response, f"delete {path}")
+            answer = self._http.send("DELETE", path)
+            if not answer.ok and answer.status != 404:
+                raise self._http.failure(answer, f"delete {path}")
         return [item["recurring_run_id"] for item in found]
 
     def cancel(self, identifier: str) -> dict[str, Any]:
@@ -211,12 +189,11 @@ class Server:
     def _make(
         self, path: str, body: Mapping[str, Any], look: Callable[[], dict[str, Any] | None]
     ) -> dict[str, Any]:
-        response = None
         for _ in range(3):
-            response = self._send("POST", f"v2beta1/{path}", body)
-            if response is not None and response.ok:
-                return dict(response.json())
-            status = None if response is None else response.status_code
+            answer = self._http.send("POST", f"v2beta1/{path}", body)
+            if answer.ok:
+                return dict(answer.body)
+            status = answer.status
             if status is not None and status < 500 and status not in (409, 429):
                 break
             # The answer is lost or an error: what was asked for may exist all the same.
@@ -227,7 +204,7 @@ class Server:
                     return found
             if status not in _NOT_TAKEN:
                 break
-        raise self._failure(response, f"make {path.partition('/')[0]}")
+        raise self._http.failure(answer, f"make {path.partition('/')[0]}")
 
     def _named(self, kind: str, name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
         predicate = {"key": "display_name", "operation": "EQUALS", "string_value": name}
@@ -242,43 +219,12 @@ class Server:
     def _get(
         self, path: str, query: Mapping[str, str] | None = None, missing: Any = FpnasError
     ) -> dict[str, Any] | None:
-        response = self._send("GET", path, query=query)
-        if response is not None and response.status_code == 404 and missing is not FpnasError:
+        answer = self._http.send("GET", path, query=query)
+        if answer.status == 404 and missing is not FpnasError:
             return missing  # type: ignore[no-any-return]
-        if response is None or not response.ok:
-            raise self._failure(response, f"read {path}")
-        return dict(response.json())
-
-    def _send(
-        self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None
-    ) -> Any:
-        """Sends a request; None when no whole answer came."""
-        import requests
-
-        url = f"{self._endpoint}/apis/{path}"
-        try:
-            return self._session.request(
-                method, url, json=body, params=query, timeout=_TIMEOUT_SECONDS
-            )
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError):
-            return None
-
-    def _failure(self, response: Any, doing: str) -> FpnasError:
-        if response is None:
-            return ServiceDownError(
-                f"KFP at {self.name} did not answer to {doing}. The same command looks first what "
-                "there is, and makes nothing twice."
-            )
-        if response.status_code in (401, 403):
-            return InputError(
-                "KF_PIPELINES_SA_TOKEN_PATH",
-                response.status_code,
-                f"is what KFP answered to {doing}",
-                fix="give a token whose account may do this (k8s/base/roles.yaml)",
-            )
-        message = f"KFP at {self.name} answered {response.status_code} to {doing}: "
-        message += response.text[:500]
-        return (ServiceDownError if response.status_code >= 500 else FpnasError)(message)
+        if not answer.ok:
+            raise self._http.failure(answer, f"read {path}")
+        return dict(answer.body)
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 KINDS = {"runs": "run_id", "experiments": "experiment_id", "recurringruns": "recurring_run_id"}
+LOOP = "/loop"
 
 
 class Stub:
@@ -15,15 +16,20 @@ class Stub:
 
     Attributes:
         things: What exists, by kind.
-        faults: For each of the next requests of a method: a status, ``lost`` (done, but the
-            connection breaks before the answer) or ``refused`` (not done, and it breaks).
+        faults: For each of the next requests of a method: a status; done, but ``lost`` (the
+            connection breaks before the answer), ``cut`` (in its middle) or ``silent`` (no answer
+            comes); not done, and ``refused`` (the connection breaks), ``html`` (a page to log in)
+            or ``loop`` (redirects without end).
         posts: Paths of every request that asked to make something.
+        tokens: What every request had as its authorization.
     """
 
     def __init__(self) -> None:
         self.things = {kind: [] for kind in KINDS}
         self.faults = {"GET": [], "POST": [], "DELETE": []}
         self.posts = []
+        self.tokens = []
+        self.closed = threading.Event()
         self.tag = "2.17.0"
         stub = self
 
@@ -34,21 +40,38 @@ class Stub:
             def handle_one(self):
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or b"{}")
+                stub.tokens.append(self.headers["Authorization"])
+                if self.path == LOOP:
+                    return self.reply(302)
                 fault = stub.faults[self.command].pop(0) if stub.faults[self.command] else None
-                status, answer = 200, {}
                 if isinstance(fault, int):
-                    status = fault
-                elif fault != "refused":
-                    status, answer = stub.answer(self.command, self.path, body)
-                if fault in ("lost", "refused"):
-                    self.close_connection = True
-                    self.connection.close()
-                    return
-                text = json.dumps(answer).encode()
+                    return self.reply(fault)
+                if fault == "html":
+                    return self.reply(200, b"<html>Log in</html>", "text/html; charset=utf-8")
+                if fault == "loop":
+                    return self.reply(302)
+                if fault == "refused":
+                    return self.break_off()
+                status, answer = stub.answer(self.command, self.path, body)
+                if fault == "silent":
+                    stub.closed.wait()
+                if fault in ("lost", "silent"):
+                    return self.break_off()
+                return self.reply(status, json.dumps(answer).encode(), cut=fault == "cut")
+
+            def reply(self, status, text=b"{}", kind="application/json", *, cut=False):
                 self.send_response(status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(text)))
+                self.send_header("Location", LOOP)
                 self.end_headers()
-                self.wfile.write(text)
+                self.wfile.write(text[: len(text) // 2] if cut else text)
+                if cut:
+                    self.break_off()
+
+            def break_off(self):
+                self.close_connection = True
+                self.connection.close()
 
             do_GET = do_POST = do_DELETE = handle_one
 
@@ -57,6 +80,7 @@ class Stub:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 

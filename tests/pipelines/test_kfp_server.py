@@ -30,6 +30,11 @@ def server(stub):
     return Server(stub.url, wait=lambda _: None)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("pipelines.kfp_http._TIMEOUT_SECONDS", (5.0, 0.5))
+
+
 def submitted(server, **more):
     return server.submit("tiny-t0-1", server.experiment("fpnas"), {"service_account": "a"}, **more)
 
@@ -42,7 +47,7 @@ def test_the_same_run_is_made_once(stub, server):
     assert len(stub.things["runs"]) == len(stub.things["experiments"]) == 1
 
 
-@pytest.mark.parametrize("fault", ["lost", 429, 503])
+@pytest.mark.parametrize("fault", ["lost", "cut", "silent", 429, 503])
 def test_a_fault_that_can_be_told_from_success_is_lived_through(stub, server, fault):
     experiment = server.experiment("fpnas")
     stub.faults["POST"] = [fault]
@@ -51,7 +56,7 @@ def test_a_fault_that_can_be_told_from_success_is_lived_through(stub, server, fa
     assert [r["run_id"] for r in stub.things["runs"]] == [run["run_id"]]
 
 
-@pytest.mark.parametrize("fault", [500, 502, 504, "refused"])
+@pytest.mark.parametrize("fault", [500, 502, 504, "refused", "loop"])
 def test_another_fault_ends_clearly_and_the_same_call_makes_one_run(stub, server, fault):
     experiment = server.experiment("fpnas")
     stub.faults["POST"] = [fault]
@@ -62,10 +67,11 @@ def test_another_fault_ends_clearly_and_the_same_call_makes_one_run(stub, server
     assert len(stub.things["runs"]) == 1
 
 
-def test_a_lost_answer_is_followed_by_a_look_and_no_second_request(stub, server):
+@pytest.mark.parametrize("fault", ["lost", "cut", "silent"])
+def test_a_lost_answer_is_followed_by_a_look_and_no_second_request(stub, server, fault):
     experiment = server.experiment("fpnas")
     stub.posts.clear()
-    stub.faults["POST"] = ["lost"]
+    stub.faults["POST"] = [fault]
     assert server.submit("r", experiment, {})[1]
     assert stub.posts == ["/apis/v2beta1/runs"]
 
@@ -88,37 +94,79 @@ def test_after_success_only_another_run_that_is_asked_for_is_made(stub, server):
 
 
 def test_reading_is_repeated(stub, server):
-    stub.faults["GET"] = [503, "refused", 502]
-    server.check()
-    assert stub.faults["GET"] == []
+    for faults in ([503, "refused", 502], ["cut", "silent", "loop", "lost"]):
+        stub.faults["GET"] = list(faults)
+        server.check()
+        assert stub.faults["GET"] == []
 
 
 def test_waiting_lives_through_an_absence_and_ends_with_the_run(stub):
-    looks = []
+    pauses = []
 
-    def sleep(_):
-        looks.append(1)
-        if len(looks) == 3:
+    def sleep(seconds):
+        pauses.append(seconds)
+        if pauses.count(15.0) == 3:
             stub.things["runs"][0]["state"] = "SUCCEEDED"
 
     server = Server(stub.url, wait=sleep)
     run, _ = submitted(server)
-    stub.faults["GET"] = [500] * 5
+    stub.faults["GET"] = [500, 502, "cut", "loop", "silent"]
     assert server.wait(run["run_id"])["state"] == "SUCCEEDED"
-    assert len(looks) == 3
+    assert pauses.count(15.0) == 3
 
 
-def test_cancelling_twice_and_over_a_lost_answer(stub, server):
+def test_waiting_for_a_server_that_stays_away_ends_clearly(stub, server):
     run, _ = submitted(server)
-    stub.faults["POST"] = ["lost"]
+    stub.close()
+    with pytest.raises(ServiceDownError, match="did not answer to read v2beta1/runs"):
+        server.wait(run["run_id"])
+
+
+def test_the_token_is_read_at_every_request(stub, tmp_path):
+    path = tmp_path / "token"
+    path.write_text("first\n")
+
+    def renew(_):
+        path.write_text("second\n")
+        stub.things["runs"][0]["state"] = "SUCCEEDED"
+
+    server = Server(stub.url, path, wait=renew)
+    run, _ = submitted(server)
+    server.wait(run["run_id"])
+    assert stub.tokens[0] == "Bearer first"
+    assert stub.tokens[-1] == "Bearer second"
+    path.unlink()
+    with pytest.raises(InputError, match=r"KF_PIPELINES_SA_TOKEN_PATH=.* cannot be read"):
+        server.run(run["run_id"])
+
+
+def test_a_page_to_log_in_is_told_from_an_answer(stub, server):
+    experiment = server.experiment("fpnas")
+    for method, call in (
+        ("GET", server.check),
+        ("GET", lambda: server.wait("runs-0")),
+        ("POST", lambda: server.submit("r", experiment, {})),
+        ("POST", lambda: server.schedule("r", experiment, "0 0 3 * * 1", {})),
+    ):
+        stub.faults[method] = ["html"]
+        with pytest.raises(InputError, match=r"KF_PIPELINES_SA_TOKEN_PATH=\(not set\) leads to"):
+            call()
+    assert stub.things["runs"] == stub.things["recurringruns"] == []
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut", "silent"])
+def test_cancelling_twice_and_over_a_lost_answer(stub, server, fault):
+    run, _ = submitted(server)
+    stub.faults["POST"] = [fault]
     assert server.cancel(run["run_id"])["state"] == "CANCELED"
     assert server.cancel(run["run_id"])["state"] == "CANCELED"
     assert sum("terminate" in path for path in stub.posts) == 1
 
 
-def test_one_schedule_a_run(stub, server):
+@pytest.mark.parametrize("fault", ["lost", "cut", "silent"])
+def test_one_schedule_a_run(stub, server, fault):
     experiment = server.experiment("fpnas")
-    stub.faults["POST"] = ["lost"]
+    stub.faults["POST"] = [fault]
     found, made = server.schedule("r", experiment, "0 0 3 * * 1", {})
     assert made
     assert found["max_concurrency"] == "1"
