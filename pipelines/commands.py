@@ -6,16 +6,15 @@ Each names its run as the others do: by the options that it was submitted with.
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fpnas.errors import FpnasError, InputError, StoppedError
-from pipelines import names
+from fpnas.errors import InputError
+from pipelines import kfp_runs, names
+from pipelines.kfp_runs import Target, raise_unless_succeeded, submission, summary
 from pipelines.options import (
     BaselineOption,
     DataOption,
@@ -29,10 +28,11 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
+    from pipelines.compile import Compilable
     from pipelines.kfp_server import Server
 
 EndpointOption = Annotated[
-    str, typer.Option("--endpoint", envvar="KF_PIPELINES_ENDPOINT", help="Of KFP's API.")
+    str, typer.Option("--endpoint", envvar=kfp_runs.ENDPOINT, help="Of KFP's API.")
 ]
 ExperimentOption = Annotated[str, typer.Option("--experiment", help="Of KFP.")]
 NamespaceOption = Annotated[
@@ -63,7 +63,7 @@ def submit(
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = kfp_runs.EXPERIMENT,
     namespace: NamespaceOption = None,
     pipeline_root: RootOption = None,
     service_account: AccountOption = names.SERVICE_ACCOUNT,
@@ -74,19 +74,43 @@ def submit(
 ) -> None:
     """Start the run on Kubeflow Pipelines, once: the same command finds a run that is there."""
     from pipelines.baseline import plan_for
-    from pipelines.kfp_body import run_body
     from pipelines.plan import Request
 
     request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
-    plan = plan_for(request, baseline)
-    body = run_body(plan, pipeline_root, service_account)
-    server = server_at(endpoint, namespace)
-    server.check()
-    name = plan.info.run_id
-    run, made = server.submit(name, server.experiment(experiment), body, again=again)
+    target = Target(endpoint, experiment, namespace, pipeline_root, service_account)
+    submit_plan(plan_for(request, baseline), target, again=again, wait=wait, as_json=as_json)
+
+
+def submit_plan(
+    plan: Compilable,
+    target: Target,
+    *,
+    again: bool = False,
+    wait: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Starts a plan's run, or finds it, and prints what became of it.
+
+    Args:
+        plan: The run.
+        target: Where.
+        again: Even if it has succeeded.
+        wait: Until it has ended.
+        as_json: As one document.
+
+    Raises:
+        InputError: Before any work.
+        ServiceDownError: It is not known whether the run was made.
+        StoppedError: It was waited for, and cancelled.
+        FpnasError: It was waited for, and failed.
+    """
+    ready = submission(plan, target)
+    run, made = ready.start(again=again)
+    words = "made" if made else "was there"
     if wait:
-        run = server.wait(run["run_id"])
-    _print(as_json, {**_summary(run), "made": made}, "made" if made else "was there")
+        _console.print(f"{ready.name} {words}; waiting for its end", highlight=False)
+        run = ready.server.wait(run["run_id"])
+    _print(as_json, {**summary(run), "made": made}, run["state"] if wait else words)
     if wait:
         raise_unless_succeeded(run)
 
@@ -94,7 +118,7 @@ def submit(
 def status(
     run: RunArgument,
     endpoint: EndpointOption = "",
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = kfp_runs.EXPERIMENT,
     namespace: NamespaceOption = None,
     pods_namespace: Annotated[
         str, typer.Option("--namespace", help="Of the pods.")
@@ -105,14 +129,14 @@ def status(
     from pipelines.kfp_body import tasks
     from pipelines.pods import Cluster
 
-    server = server_at(endpoint, namespace)
+    server = kfp_runs.server_at(endpoint, namespace)
     found = server.run(_identifier(server, run, experiment))
     try:
         pods = Cluster(pods_namespace).findings(found["run_id"])
     except InputError as error:
         pods = []
         _console.print(f"without pods and events: {error}", markup=False, highlight=False)
-    result = {**_summary(found), "tasks": tasks(found), "pods": pods}
+    result = {**summary(found), "tasks": tasks(found), "pods": pods}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -129,7 +153,7 @@ def logs(
     run: RunArgument,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="prepare, coarse, fine, ...")],
     endpoint: EndpointOption = "",
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = kfp_runs.EXPERIMENT,
     namespace: NamespaceOption = None,
     pods_namespace: Annotated[
         str, typer.Option("--namespace", help="Of the pods.")
@@ -141,7 +165,7 @@ def logs(
     from pipelines.pods import Cluster
 
     cluster = Cluster(pods_namespace)
-    server = server_at(endpoint, namespace)
+    server = kfp_runs.server_at(endpoint, namespace)
     text = cluster.log(_identifier(server, run, experiment), stage, lines)
     typer.echo(json.dumps({"run": run, "stage": stage, "log": text}, indent=2) if as_json else text)
 
@@ -156,28 +180,29 @@ def schedule(
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = kfp_runs.EXPERIMENT,
     namespace: NamespaceOption = None,
     pipeline_root: RootOption = None,
     service_account: AccountOption = names.SERVICE_ACCOUNT,
+    baseline: BaselineOption = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the schedule.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run it again and again on Kubeflow Pipelines; one schedule a run, never two at a time."""
-    from pipelines.kfp_body import cron_of, run_body
-    from pipelines.plan import Request, make_plan
+    from pipelines.baseline import plan_for
+    from pipelines.kfp_body import cron_of
+    from pipelines.plan import Request
 
-    plan = make_plan(Request(space, model, data, profile, strategy, seed, tuple(overrides or ())))
-    parsed, name = cron_of(cron), plan.info.run_id
-    body = run_body(plan, pipeline_root, service_account)
-    server = server_at(endpoint, namespace)
-    server.check()
-    identifier = server.experiment(experiment)
+    request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
+    plan, parsed = plan_for(request, baseline), cron_of(cron)
+    name = plan.info.run_id
     if remove:
-        gone = server.unschedule(name, identifier)
+        server = kfp_runs.server_at(endpoint, namespace)
+        gone = server.unschedule(name, server.known_experiment(experiment))
         _print(as_json, {"run": name, "removed": gone}, f"{len(gone)} schedule(s) removed")
         return
-    found, made = server.schedule(name, identifier, parsed, body)
+    target = Target(endpoint, experiment, namespace, pipeline_root, service_account)
+    found, made = submission(plan, target).schedule(parsed)
     result = {"run": name, "id": found["recurring_run_id"], "cron": parsed, "made": made}
     _print(as_json, result, "made" if made else "was there")
 
@@ -185,44 +210,23 @@ def schedule(
 def cancel(
     run: RunArgument,
     endpoint: EndpointOption = "",
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = kfp_runs.EXPERIMENT,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stop a run; what is finished is kept, and submitting it again goes on."""
-    server = server_at(endpoint, namespace)
+    server = kfp_runs.server_at(endpoint, namespace)
     found = server.cancel(_identifier(server, run, experiment))
-    _print(as_json, _summary(found), found.get("state", ""))
-
-
-def server_at(endpoint: str, namespace: str | None) -> Server:
-    """The server of an endpoint, with the token of ``KF_PIPELINES_SA_TOKEN_PATH``.
-
-    Raises:
-        InputError: The endpoint is no address, or the token cannot be read.
-    """
-    from pipelines.kfp_server import Server
-
-    path = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
-    return Server(endpoint, Path(path) if path else None, namespace)
+    _print(as_json, summary(found), found.get("state", ""))
 
 
 def _identifier(server: Server, run: str, experiment: str) -> str:
-    found = server.runs(run, server.experiment(experiment))
+    found = server.runs(run, server.known_experiment(experiment))
     if not found:
         raise InputError(
             "RUN", run, f"is not in the experiment {experiment}", fix="start it: fpnas submit"
         )
     return str(found[0]["run_id"])
-
-
-def _summary(run: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "run": run["display_name"],
-        "id": run["run_id"],
-        "state": run.get("state", "PENDING"),
-        "error": run.get("error", {}).get("message", ""),
-    }
 
 
 def _print(as_json: bool, result: dict[str, Any], words: str) -> None:
@@ -231,17 +235,3 @@ def _print(as_json: bool, result: dict[str, Any], words: str) -> None:
     else:
         typer.echo(result["run"])
         _console.print(words, highlight=False, markup=False)
-
-
-def raise_unless_succeeded(run: dict[str, Any]) -> None:
-    """Ends the command as an ended run did.
-
-    Raises:
-        StoppedError: It was cancelled.
-        FpnasError: It failed.
-    """
-    summary = _summary(run)
-    if summary["state"] == "CANCELED":
-        raise StoppedError(f"{summary['run']} was cancelled; submitting it again goes on")
-    if summary["state"] == "FAILED":
-        raise FpnasError(f"{summary['run']} failed: {summary['error'] or 'see fpnas status'}")

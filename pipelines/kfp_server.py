@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fpnas.canonical import digest
 from fpnas.errors import FpnasError, InputError, ServiceDownError
 from pipelines.kfp_http import Connection
 
@@ -46,8 +47,16 @@ class Server:
         self._http = Connection(endpoint, token_path, wait)
         self._namespace, self._wait = namespace, wait
 
-    def check(self) -> None:
+    @property
+    def name(self) -> str:
+        """Its address, without what may be a password."""
+        return self._http.name
+
+    def check(self) -> str:
         """Checks that the server answers, and that it knows what this SDK compiles.
+
+        Returns:
+            Its version; empty where it does not tell.
 
         Raises:
             ServiceDownError: It does not answer.
@@ -61,19 +70,36 @@ class Server:
         if found is None or older:
             raise InputError(
                 "KF_PIPELINES_ENDPOINT",
-                self._http.name,
+                self.name,
                 f"has KFP {tag or '1'}, older than the SDK {own} that compiles for it",
                 fix=f"upgrade the server to {own}, or install kfp of the server's version",
             )
+        return str(tag)
 
     def experiment(self, name: str) -> str:
         """The identifier of an experiment, which is made when there is none."""
         body = {"display_name": name, **self._of_namespace()}
 
         def look() -> dict[str, Any] | None:
-            return next(iter(self._named("experiments", name, self._of_namespace())), None)
+            return self._experiment(name)
 
         found = look() or self._make("experiments", body, look)
+        return str(found["experiment_id"])
+
+    def known_experiment(self, name: str) -> str:
+        """The identifier of an experiment that is there.
+
+        Raises:
+            InputError: There is none of this name.
+        """
+        found = self._experiment(name)
+        if found is None:
+            raise InputError(
+                "--experiment",
+                name,
+                f"is not an experiment of KFP at {self.name}",
+                fix="give the one that the run was submitted to; without the option it is fpnas",
+            )
         return str(found["experiment_id"])
 
     def runs(self, name: str, experiment: str) -> list[dict[str, Any]]:
@@ -122,8 +148,9 @@ class Server:
         """Makes a recurring run, unless there is one of its name.
 
         Raises:
-            InputError: There is one with another schedule.
+            InputError: There is one with another schedule, or that starts something else.
         """
+        contents = f"fpnas {digest(body)}"
 
         def look() -> dict[str, Any] | None:
             found = self._named("recurringruns", name, {"experiment_id": experiment})
@@ -131,19 +158,12 @@ class Server:
 
         found = look()
         if found is not None:
-            other = found.get("trigger", {}).get("cron_schedule", {}).get("cron")
-            if other != cron:
-                raise InputError(
-                    "CRON",
-                    cron,
-                    f"differs from {other}, the schedule of {name}",
-                    fix="run fpnas schedule with --remove first",
-                )
+            _check_schedule(found, cron, contents)
             return found, False
         trigger = {"cron_schedule": {"cron": cron}}
         more = {"trigger": trigger, "mode": "ENABLE", "max_concurrency": "1", "no_catchup": True}
-        whole = {"display_name": name, "experiment_id": experiment, **more, **body}
-        return self._make("recurringruns", whole, look), True
+        named = {"display_name": name, "description": contents, "experiment_id": experiment}
+        return self._make("recurringruns", {**named, **more, **body}, look), True
 
     def unschedule(self, name: str, experiment: str) -> list[str]:
         """Deletes the recurring runs of a name; their identifiers."""
@@ -206,6 +226,9 @@ class Server:
                 break
         raise self._http.failure(answer, f"make {path.partition('/')[0]}")
 
+    def _experiment(self, name: str) -> dict[str, Any] | None:
+        return next(iter(self._named("experiments", name, self._of_namespace())), None)
+
     def _named(self, kind: str, name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
         predicate = {"key": "display_name", "operation": "EQUALS", "string_value": name}
         query = {"filter": json.dumps({"predicates": [predicate]}), "page_size": "100"}
@@ -225,6 +248,22 @@ class Server:
         if not answer.ok:
             raise self._http.failure(answer, f"read {path}")
         return dict(answer.body)
+
+
+def _check_schedule(found: Mapping[str, Any], cron: str, contents: str) -> None:
+    """Raises InputError when a recurring run is not the one that was asked for."""
+    fix = "run fpnas schedule with --remove first"
+    other = found.get("trigger", {}).get("cron_schedule", {}).get("cron")
+    if other != cron:
+        problem = f"differs from {other}, the schedule of {found['display_name']}"
+        raise InputError("CRON", cron, problem, fix=fix)
+    if found.get("description") != contents:
+        raise InputError(
+            "schedule",
+            found["display_name"],
+            "starts a pipeline with other images, resources or options than these",
+            fix=fix,
+        )
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -17,9 +17,8 @@ from pipelines.commands import (
     ExperimentOption,
     NamespaceOption,
     RootOption,
-    raise_unless_succeeded,
-    server_at,
 )
+from pipelines.kfp_runs import EXPERIMENT, Target, raise_unless_succeeded, submission
 from pipelines.options import (
     DataOption,
     JsonOption,
@@ -98,7 +97,7 @@ def retrain(
         ),
     ] = None,
     endpoint: EndpointOption = "",
-    experiment: ExperimentOption = "fpnas",
+    experiment: ExperimentOption = EXPERIMENT,
     namespace: NamespaceOption = None,
     pipeline_root: RootOption = None,
     service_account: AccountOption = names.SERVICE_ACCOUNT,
@@ -124,7 +123,8 @@ def retrain(
     plan = make_plan(request)
     try:
         if engine == retraining.KFP:
-            start = _on_kfp(plan, endpoint, experiment, namespace, pipeline_root, service_account)
+            target = Target(endpoint, experiment, namespace, pipeline_root, service_account)
+            start = _on_kfp(plan, target)
         else:
             start = _here(request, engine)
         document = retraining.retrain(plan, start, engine, force=force)
@@ -148,26 +148,15 @@ def _here(request: Request, engine: str) -> Callable[[], Mapping[str, str]]:
     return start
 
 
-def _on_kfp(
-    plan: Plan,
-    endpoint: str,
-    experiment: str,
-    namespace: str | None,
-    pipeline_root: str | None,
-    service_account: str,
-) -> Callable[[], Mapping[str, str]]:
+def _on_kfp(plan: Plan, target: Target) -> Callable[[], Mapping[str, str]]:
     """Checks what can be checked before; what it returns submits the run and waits for its end."""
-    from pipelines.kfp_body import run_body
-
-    body = run_body(plan, pipeline_root, service_account)
-    server = server_at(endpoint, namespace)
-    server.check()
+    ready = submission(plan, target)
 
     def start() -> Mapping[str, str]:
         # A run of this name may have succeeded with other code or pictures.
-        run, made = server.submit(plan.info.run_id, server.experiment(experiment), body, again=True)
+        run, made = ready.start(again=True)
         _console.print("made" if made else "was there", run["run_id"], highlight=False)
-        raise_unless_succeeded(server.wait(run["run_id"]))
+        raise_unless_succeeded(ready.server.wait(run["run_id"]))
         return {}
 
     return start

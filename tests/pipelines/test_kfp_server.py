@@ -8,7 +8,7 @@ import pytest
 
 from fpnas.cli import main
 from fpnas.errors import InputError, ServiceDownError
-from pipelines import commands
+from pipelines import commands, kfp_runs
 from pipelines.kfp_body import cron_of, run_body
 from pipelines.kfp_server import Server
 from pipelines.plan import Request, make_plan
@@ -178,6 +178,15 @@ def test_one_schedule_a_run(stub, server, fault):
     assert stub.things["recurringruns"] == []
 
 
+def test_a_schedule_of_something_else_is_not_kept_silently(stub, server):
+    experiment = server.experiment("fpnas")
+    server.schedule("r", experiment, "0 0 3 * * 1", {"image": "old"})
+    with pytest.raises(InputError, match=r"schedule=r starts a pipeline with other .*--remove"):
+        server.schedule("r", experiment, "0 0 3 * * 1", {"image": "new"})
+    server.unschedule("r", experiment)
+    assert server.schedule("r", experiment, "0 0 3 * * 1", {"image": "new"})[1]
+
+
 @pytest.mark.parametrize("tag", ["1.8.5", "2.3.0"])
 def test_an_older_server_is_refused_by_name(stub, server, tag):
     stub.tag = tag
@@ -251,7 +260,7 @@ def ending(stub, state):
     ],
 )
 def test_waiting_ends_as_the_run_did(stub, monkeypatch, capsys, state, status, words):
-    monkeypatch.setattr(commands, "server_at", ending(stub, state))
+    monkeypatch.setattr(kfp_runs, "server_at", ending(stub, state))
     monkeypatch.setattr("sys.argv", ["fpnas", "submit", "--endpoint", stub.url, "--wait", "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -274,3 +283,36 @@ def test_a_baseline_is_submitted(stub, capsys):
     assert json.loads(capsys.readouterr().out)["made"] is False
     with pytest.raises(InputError, match="mobilenet_v9"):
         commands.submit(endpoint=stub.url, baseline="mobilenet_v9")
+
+
+def test_a_schedule_is_made_found_and_removed(stub, capsys):
+    for made in (True, False):
+        commands.schedule("0 3 * * 1", endpoint=stub.url, baseline="mobilenet_v2", as_json=True)
+        document = json.loads(capsys.readouterr().out)
+        assert document["made"] is made
+        assert document["run"].startswith("mobilenet_v2-")
+    with pytest.raises(InputError, match="other images, resources or options"):
+        commands.schedule(
+            "0 3 * * 1",
+            endpoint=stub.url,
+            baseline="mobilenet_v2",
+            overrides=["resources.baseline.memory=20Gi"],
+        )
+    commands.schedule(
+        "0 3 * * 1", endpoint=stub.url, baseline="mobilenet_v2", remove=True, as_json=True
+    )
+    assert json.loads(capsys.readouterr().out)["removed"] == ["recurringruns-0"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda **more: commands.status("r", **more),
+        lambda **more: commands.cancel("r", **more),
+        lambda **more: commands.schedule("0 3 * * 1", remove=True, **more),
+    ],
+)
+def test_looking_makes_no_experiment(stub, command):
+    with pytest.raises(InputError, match="--experiment=fpnsa is not an experiment of KFP"):
+        command(endpoint=stub.url, experiment="fpnsa")
+    assert stub.things["experiments"] == []

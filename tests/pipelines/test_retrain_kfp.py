@@ -11,7 +11,7 @@ from fpnas.errors import ServiceDownError
 from fpnas.registry import version_with_alias
 from fpnas.stages.fingerprint import fingerprint_for
 from fpnas.storage import connect
-from pipelines import retrain_commands
+from pipelines import kfp_runs
 from pipelines.kfp_server import Server
 from pipelines.plan import Request, make_plan
 
@@ -29,7 +29,7 @@ class Cloud:
         self.place = tracking.initialise()
         self.summary = folder / "summary.md"
         monkeypatch.setattr(
-            retrain_commands,
+            kfp_runs,
             "server_at",
             lambda endpoint, namespace: Server(self.stub.url, wait=self.end_runs),
         )
