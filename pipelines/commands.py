@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fpnas.errors import InputError
+from fpnas.errors import FpnasError, InputError
 from pipelines import kfp_runs, names
 from pipelines.kfp_runs import Target, raise_unless_succeeded, submission, summary
 from pipelines.options import (
@@ -130,10 +130,10 @@ def status(
     from pipelines.pods import Cluster
 
     server = kfp_runs.server_at(endpoint, namespace)
-    found = server.run(_identifier(server, run, experiment))
+    found = server.run(_found(server, run, experiment)["run_id"])
     try:
-        pods = Cluster(pods_namespace).findings(found["run_id"])
-    except InputError as error:
+        pods = Cluster(pods_namespace).findings(found)
+    except FpnasError as error:
         pods = []
         _console.print(f"without pods and events: {error}", markup=False, highlight=False)
     result = {**summary(found), "tasks": tasks(found), "pods": pods}
@@ -166,7 +166,7 @@ def logs(
 
     cluster = Cluster(pods_namespace)
     server = kfp_runs.server_at(endpoint, namespace)
-    text = cluster.log(_identifier(server, run, experiment), stage, lines)
+    text = cluster.log(_found(server, run, experiment), stage, lines)
     typer.echo(json.dumps({"run": run, "stage": stage, "log": text}, indent=2) if as_json else text)
 
 
@@ -216,17 +216,18 @@ def cancel(
 ) -> None:
     """Stop a run; what is finished is kept, and submitting it again goes on."""
     server = kfp_runs.server_at(endpoint, namespace)
-    found = server.cancel(_identifier(server, run, experiment))
+    found = server.cancel(_found(server, run, experiment)["run_id"])
     _print(as_json, summary(found), found.get("state", ""))
 
 
-def _identifier(server: Server, run: str, experiment: str) -> str:
+def _found(server: Server, run: str, experiment: str) -> dict[str, Any]:
+    """The newest run of a name."""
     found = server.runs(run, server.known_experiment(experiment))
     if not found:
         raise InputError(
             "RUN", run, f"is not in the experiment {experiment}", fix="start it: fpnas submit"
         )
-    return str(found[0]["run_id"])
+    return found[0]
 
 
 def _print(as_json: bool, result: dict[str, Any], words: str) -> None:

@@ -58,17 +58,13 @@ def train_job(stage: str, image: str, plan: Compilable) -> dict[str, Any]:
         "terminationGracePeriodSeconds": own.grace_seconds,
         "volumes": pod_spec.volumes(own),
     }
-    template = {"metadata": {"labels": {names.STAGE_LABEL: stage}}, "spec": pod}
+    run = {names.RUN_LABEL: names.run_name(plan.info.run_id)}
+    template = {"metadata": {"labels": {names.STAGE_LABEL: stage, **run}}, "spec": pod}
     node = {"name": launcher.NODE, "template": {"spec": {"template": template}}}
     manifest = {
         "apiVersion": f"{launcher.GROUP}/{launcher.VERSION}",
         "kind": "TrainJob",
-        "metadata": {
-            "labels": {
-                **names.pod_labels(stage, own.priority),
-                names.RUN_LABEL: names.run_name(plan.info.run_id),
-            }
-        },
+        "metadata": {"labels": {**names.pod_labels(stage, own.priority), **run}},
         "spec": {
             "activeDeadlineSeconds": own.timeout_seconds,
             "runtimeRef": {

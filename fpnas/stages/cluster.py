@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 from fpnas.errors import InputError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiException
 
 
 def load_cluster() -> None:
@@ -25,3 +31,11 @@ def load_cluster() -> None:
             "leads to no cluster",
             fix="set it to a kubeconfig, or work inside the cluster",
         ) from error
+
+
+def reason_of(error: ApiException) -> str:
+    """Why a cluster's API does not do what was asked of it, in its own words."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)

@@ -27,7 +27,7 @@ from fpnas.stages.base import (
     stop_flag,
     write_end,
 )
-from fpnas.stages.cluster import load_cluster
+from fpnas.stages.cluster import load_cluster, reason_of
 from fpnas.stages.config import StageConfig, num_processes
 from fpnas.stages.events import Events
 from fpnas.stages.nodes import JOB
@@ -338,12 +338,9 @@ def _state(job: Mapping[str, Any]) -> str:
 
 def _refused(error: Any, namespace: str) -> InputError:
     """What the API says that it does not do, as a message."""
-    try:
-        why = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):
-        why = str(error.reason)
     fix = {
         403: "add the component k8s/components/trainer, whose role fpnas-train-jobs allows it",
         404: "install Kubeflow Trainer 2.2 or newer, or use one node",
     }.get(error.status, "see docs/cluster.md for the versions that are needed")
-    return InputError("resources.nodes", f"TrainJob in {namespace}", f"is refused: {why}", fix=fix)
+    problem = f"is refused: {reason_of(error)}"
+    return InputError("resources.nodes", f"TrainJob in {namespace}", problem, fix=fix)

@@ -13,6 +13,7 @@ def pod(*, phase="Pending", pool="gpu-spot", waiting=None, terminated=None, **st
     state = {"waiting": waiting} if waiting else {"terminated": terminated} if terminated else {}
     container = {"name": "main", "image": "fpnas-search:0.1.0", "state": state}
     return {
+        "metadata": {"labels": {"fpnas.io/stage": "fine"}},
         "spec": {"nodeSelector": {"fpnas.io/pool": pool}},
         "status": {"phase": phase, "containerStatuses": [container] if state else [], **status},
     }
@@ -67,11 +68,25 @@ def test_a_cause_and_what_to_do(stuck, words):
     assert words in diagnose(stuck).cause
 
 
+@pytest.mark.parametrize(
+    ("stuck", "words"),
+    [
+        (pod(phase="Failed", reason="DeadlineExceeded"), "raise resources.fine.timeout_seconds"),
+        (
+            pod(phase="Failed", terminated={"exitCode": 137, "reason": "OOMKilled"}),
+            "raise resources.fine.memory",
+        ),
+        (pod(phase="Failed", terminated={"exitCode": 2}), "fpnas logs RUN fine"),
+        (unscheduled(f"{FIT}1 Insufficient memory."), "resources.fine"),
+    ],
+)
+def test_the_advice_names_the_stage(stuck, words):
+    assert words in diagnose(stuck).fix
+
+
 def test_events_say_more():
     waiting = unscheduled(f"{FIT}3 node(s) didn't match Pod's node affinity/selector.")
     assert "being added" in diagnose(waiting, [{"reason": "TriggeredScaleUp"}]).cause
-    quota = {"reason": "FailedCreate", "message": 'pods "x" is forbidden: exceeded quota: fpnas'}
-    assert "quota is used up" in diagnose(pod(), [quota]).cause
     mount = {"reason": "FailedMount", "message": 'MountVolume failed: secret "tls" not found'}
     assert "the secret tls is missing" in diagnose(pod(), [mount]).cause
 

@@ -51,7 +51,9 @@ def test_kueue_admits_the_job_and_not_its_pods_one_by_one(plan):
     (patch,) = job["spec"]["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     labels = node["template"]["spec"]["template"]["metadata"]["labels"]
-    assert labels == {"fpnas.io/stage": "train"}
+    run = f"fpnas-{plan.info.run_id}"
+    assert labels == {"fpnas.io/stage": "train", "fpnas.io/run": run}
+    assert job["metadata"]["labels"]["fpnas.io/run"] == run
 
 
 def test_keys_are_in_the_job_by_reference_only(plan):
