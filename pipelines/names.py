@@ -27,6 +27,8 @@ USER_ID = 10001
 SCRATCH_VARIABLES = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "FPNAS_HOME": f"{SCRATCH}/fpnas"}
 """Where a stage may write, as a pod's user owns nothing else."""
 
+_LONGEST_LABEL = 63
+
 
 def pod_labels(stage: str, priority: str | None) -> dict[str, str]:
     """Labels of a stage's pod: the stage, and the queue that admits it."""
@@ -35,5 +37,9 @@ def pod_labels(stage: str, priority: str | None) -> dict[str, str]:
 
 
 def run_name(run_id: str) -> str:
-    """A run's name as Kubernetes takes names and labels."""
-    return "fpnas-" + re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")
+    """A run's name as Kubernetes takes names and labels; its end, a digest, is always whole."""
+    name = "fpnas-" + re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")
+    if len(name) <= _LONGEST_LABEL:
+        return name
+    words, _, digest = name.rpartition("-")
+    return f"{words[: _LONGEST_LABEL - 1 - len(digest)].rstrip('-')}-{digest}"
