@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from fpnas.data.sources import BUILT_IN
 from fpnas.errors import InputError, closest
 from fpnas.stages.base import RunInfo
-from pipelines.plan import Request
+from fpnas.stages.config import StageConfig
 from pipelines.resources import ResourceTable
 
 ENGINES = ("kfp", "argo")
@@ -24,12 +25,12 @@ class Compilable(Protocol):
         """Its pipeline's name in :mod:`pipelines.definition`."""
 
     @property
-    def request(self) -> Request:
-        """What was asked for."""
-
-    @property
     def info(self) -> RunInfo:
         """Names the run."""
+
+    @property
+    def configs(self) -> Mapping[str, StageConfig]:
+        """The configuration of every stage."""
 
     @property
     def resources(self) -> ResourceTable:
@@ -48,7 +49,7 @@ def compile_pipeline(plan: Compilable, path: Path, engine: str = "kfp") -> None:
         engine: See :data:`ENGINES`.
 
     Raises:
-        InputError: An unknown engine, or pictures that a cluster cannot read.
+        InputError: An unknown engine, or pictures or a teacher that a cluster cannot read.
     """
     if engine not in ENGINES:
         raise InputError(
@@ -58,7 +59,7 @@ def compile_pipeline(plan: Compilable, path: Path, engine: str = "kfp") -> None:
             legal=", ".join(ENGINES),
             fix=closest(engine, ENGINES),
         )
-    check_data(plan.request.data)
+    check_reachable(plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.yaml")
     try:
@@ -88,17 +89,45 @@ def _write_ir(plan: Compilable, path: Path) -> None:
         )
 
 
-def check_data(data: str) -> None:
-    """Checks that a pod can read the pictures.
+def check_reachable(plan: Compilable) -> None:
+    """Checks that pods can read what the stages are given.
 
     Raises:
-        InputError: They are in a folder or an archive of this machine.
+        InputError: The pictures or the teacher are files of this machine, or nothing known.
     """
-    if "://" not in data and Path(data).exists():
+    from fpnas.stages import distill, prepare
+
+    preparation, distillation = plan.configs["prepare"], plan.configs.get("distill")
+    assert isinstance(preparation, prepare.Config)
+    _check_data(preparation.data)
+    if not isinstance(distillation, distill.Config):
+        return
+    if distillation.teacher.startswith("local:"):
         raise InputError(
-            "DATA",
-            data,
+            "distill.teacher",
+            distillation.teacher,
             "is on this machine, where no pod of a cluster can read it",
-            legal="s3://bucket/prefix, or the name of a data set",
-            fix=f"copy it to S3 and give its address: aws s3 cp --recursive {data} s3://...",
+            legal="a teacher's name, torchvision:NAME, timm:NAME, or mlflow:NAME@ALIAS",
+            fix="register it in MLflow and give mlflow:NAME@ALIAS",
         )
+    if distillation.teacher_classes is not None:
+        raise InputError(
+            "distill.teacher_classes",
+            distillation.teacher_classes,
+            "is on this machine, where no pod of a cluster can read it",
+            fix="leave it out, with a teacher whose classes are ImageNet's or that is in MLflow",
+        )
+
+
+def _check_data(data: str) -> None:
+    if data in BUILT_IN or data.startswith("s3://"):
+        return
+    here = Path(data).expanduser()
+    if "://" not in data and here.exists():
+        problem = "is on this machine, where no pod of a cluster can read it"
+        fix = f"copy it to S3 and give its address: aws s3 cp --recursive {here} s3://..."
+    else:
+        problem = "is nothing that a pod of a cluster can read"
+        fix = "give s3://bucket/prefix" if "/" in data else closest(data, BUILT_IN)
+    legal = f"s3://bucket/prefix, or {', '.join(BUILT_IN)}"
+    raise InputError("DATA", data, problem, legal=legal, fix=fix)

@@ -33,7 +33,7 @@ def run_body(
         environ: ``FPNAS_STORAGE``.
 
     Raises:
-        InputError: A root that is not on S3, or pictures that a cluster cannot read.
+        InputError: A root that is not on S3, or pictures or a teacher that a cluster cannot read.
     """
     storage = environ.get("FPNAS_STORAGE") or "s3://fpnas"
     root = pipeline_root or f"{storage.rstrip('/')}/kfp"

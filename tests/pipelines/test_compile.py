@@ -202,6 +202,40 @@ def test_pictures_of_this_machine_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "no-such-folder"}, "DATA=no-such-folder is nothing that a pod"),
+        ({"data": "digitz"}, "did you mean digits"),
+        ({"data": "~/pics"}, "DATA=~/pics is nothing that a pod .* give s3://bucket/prefix"),
+        ({"data": "~"}, "DATA=~ is on this machine"),
+        ({"data": "gs://bucket/pics"}, "DATA=gs://bucket/pics is nothing that a pod"),
+        ({"overrides": ("prepare.data=/",)}, "DATA=/ is on this machine"),
+        (
+            {"overrides": ("distill.teacher=local:/models/t.safetensors",)},
+            "distill.teacher=local:/models/t.safetensors is on this machine.* mlflow:NAME@ALIAS",
+        ),
+        (
+            {"overrides": ("distill.teacher_classes=/models/classes.json",)},
+            "distill.teacher_classes=/models/classes.json is on this machine.* Fix: leave it out",
+        ),
+    ],
+)
+def test_what_no_pod_can_read_is_refused(tmp_path, changes, words):
+    plan = make_plan(Request(**changes))
+    for engine in ("kfp", "argo"):
+        with pytest.raises(InputError, match=words):
+            compile_pipeline(plan, tmp_path / "p.yaml", engine)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", ["s3://bucket/pics", "cifar10"])
+def test_what_a_pod_can_read_is_compiled(tmp_path, data):
+    teacher = ("distill.teacher=mlflow:fp-nas-t0@champion",)
+    compile_pipeline(make_plan(Request(data=data, overrides=teacher)), tmp_path / "p.yaml", "argo")
+    assert data in (tmp_path / "p.yaml").read_text()
+
+
 def test_another_engine_is_refused(plan, tmp_path):
     with pytest.raises(InputError, match="kfp, argo"):
         compile_pipeline(plan, tmp_path / "p.yaml", "kubeflow")
