@@ -55,7 +55,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 setup: $(VENV)/.stamp  ## Create .venv with everything that is needed
 
-pipeline-run: setup  ## Search, decode, train, distill and register (see the options below)
+pipeline-run: setup  ## Search, decode, train, distill and register, ENGINE=local, docker or kfp
 	@$(BIN)/fpnas run --engine '$(ENGINE)' $(RUN_OPTIONS)
 
 retrain: setup  ## Do the same if what the champion was made of has changed, ENGINE=local, docker or kfp

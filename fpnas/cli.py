@@ -15,7 +15,8 @@ from rich.table import Table
 
 from fpnas import __version__
 from fpnas.errors import FpnasError, InputError
-from pipelines.commands import add_cluster_commands
+from pipelines.commands import add_cluster_commands, submit_plan
+from pipelines.kfp_runs import KFP, Target
 from pipelines.model_commands import add_model_commands
 from pipelines.options import (
     BaselineOption,
@@ -77,7 +78,7 @@ def run(
 
     The same command again finds what is done and resumes what is not.
     """
-    from pipelines.plan import Request
+    from pipelines.plan import Request, make_plan
     from pipelines.run import resumed
     from pipelines.run import run as run_pipeline
 
@@ -100,6 +101,9 @@ def run(
         request = resumed(resume, given)
     else:
         request = Request(**options)
+    if engine == KFP:
+        submit_plan(make_plan(request), Target.from_environment(), wait=True, as_json=as_json)
+        return
     result = run_pipeline(request, _console, engine)
     if as_json:
         print_json(result)
@@ -130,7 +134,7 @@ def baseline(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network that nobody searched, by the recipe of fpnas run with the same options."""
-    from pipelines.baseline import print_baseline, run_baseline
+    from pipelines.baseline import plan_baseline, print_baseline, run_baseline
     from pipelines.plan import Request
 
     request = Request(
@@ -141,6 +145,10 @@ def baseline(
         seed=seed,
         overrides=tuple(overrides or ()),
     )
+    if engine == KFP:
+        plan = plan_baseline(name, request)
+        submit_plan(plan, Target.from_environment(), wait=True, as_json=as_json)
+        return
     result = run_baseline(name, request, _console, engine)
     if as_json:
         print_json(result)
@@ -272,12 +280,10 @@ def space_show(
 def doctor(engine: EngineOption = "local", as_json: JsonOption = False) -> None:
     """Check everything that a run needs, and say what to do."""
     from fpnas.doctor import checks
+    from pipelines.engine_checks import engine_checks
 
-    found = checks(os.environ)
-    if engine == "docker":
-        from pipelines import container_engine
-
-        found += container_engine.checks(os.environ)
+    of_engine = engine_checks(engine)  # first, as it refuses what is no engine
+    found = checks() + of_engine
     failed = any(check.status == "fail" for check in found)
     if as_json:
         print_json(

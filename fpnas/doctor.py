@@ -81,18 +81,20 @@ def checks(environ: Mapping[str, str] = os.environ) -> list[Check]:
         ("mlflow", lambda: _mlflow(environ)),
         ("import time", _import_time),
     ]
-    found: list[Check] = []
-    for name, step in steps:
-        try:
-            result = step()
-        except FpnasError as error:
-            message, _, fix = str(error).partition(" Fix: ")
-            result = Check(name, "fail", message, fix.rstrip(".") or "see above")
-        except Exception as error:  # a check that breaks is a finding, not a crash
-            detail = f"the check itself failed: {type(error).__name__}: {error}"
-            result = Check(name, "fail", detail, "report this, with the output of this command")
-        found += result if isinstance(result, list) else [result]
-    return found
+    return [check for name, step in steps for check in checked(name, step)]
+
+
+def checked(name: str, step: Callable[[], Check | list[Check]]) -> list[Check]:
+    """What a step found; an error of its own is a check that failed."""
+    try:
+        result = step()
+    except FpnasError as error:
+        message, _, fix = str(error).partition(" Fix: ")
+        result = Check(name, "fail", message, fix.rstrip(".") or "see above")
+    except Exception as error:  # a check that breaks is a finding, not a crash
+        detail = f"the check itself failed: {type(error).__name__}: {error}"
+        result = Check(name, "fail", detail, "report this, with the output of this command")
+    return result if isinstance(result, list) else [result]
 
 
 def _python() -> Check:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from fpnas.errors import FpnasError, InputError, StoppedError
+from fpnas.errors import FpnasError, InputError, StoppedError, closest
 from fpnas.stages.base import RunInfo, Stage, stop_signals_handled
 from fpnas.stages.config import StageConfig
 from fpnas.stages.entry import ENGINE_PIPE, LOG_DIRECTORY
 from fpnas.stages.events import STATUS_FILE
 from pipelines.display import Display
+from pipelines.kfp_runs import KFP
 from pipelines.lifeline import Lifeline
 from pipelines.outcomes import Follower, Outcome, StageFailedError
 from pipelines.resources import ResourceTable
@@ -29,8 +30,8 @@ from pipelines.resources import ResourceTable
 if TYPE_CHECKING:
     from pipelines.definition import Place
 
-ENGINES = ("local", "docker")
-_ELSEWHERE = {"kfp": "fpnas submit or fpnas compile", "argo": "fpnas compile --engine argo"}
+ENGINES = ("local", "docker", KFP)
+"""Where a run can be started; Argo Workflows is given what ``fpnas compile`` writes."""
 
 
 class LocalPlan(Protocol):
@@ -102,7 +103,7 @@ class Engine(Protocol):
 
 
 def engine_named(name: str) -> Engine:
-    """The engine of a name.
+    """The engine of a name, on this machine.
 
     Raises:
         InputError: There is none.
@@ -115,8 +116,16 @@ def engine_named(name: str) -> Engine:
         from pipelines.docker import DockerEngine
 
         return DockerEngine()
-    fix = f"for a cluster, see {_ELSEWHERE[name]}" if name in _ELSEWHERE else "use local"
-    raise InputError("ENGINE", name, "is not available", legal=", ".join(ENGINES), fix=fix)
+    if name == KFP:
+        problem = "is not an engine of this machine"
+        raise InputError("ENGINE", name, problem, legal="local, docker", fix="fpnas submit")
+    raise unknown_engine(name)
+
+
+def unknown_engine(name: str) -> InputError:
+    """The error for a name that is not in :data:`ENGINES`."""
+    fix = "fpnas compile --engine argo" if name == "argo" else closest(name, ENGINES)
+    return InputError("ENGINE", name, "is not available", legal=", ".join(ENGINES), fix=fix)
 
 
 def run_stages(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pipelines.compile import Compilable
     from pipelines.kfp_server import Server
 
+KFP = "kfp"
+"""The engine, as users name it."""
+
 ENDPOINT = "KF_PIPELINES_ENDPOINT"
 EXPERIMENT = "fpnas"
 
@@ -36,6 +39,11 @@ class Target:
     namespace: str | None = None
     pipeline_root: str | None = None
     service_account: str = names.SERVICE_ACCOUNT
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Target:
+        """The server that ``KF_PIPELINES_ENDPOINT`` names, and for the rest what is usual."""
+        return cls(environ.get(ENDPOINT, ""))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="local: every stage a process here; docker: every stage in a container here.",
+        help="local: every stage a process here; docker: every stage in a container here; "
+        "kfp: submit to Kubeflow Pipelines and wait.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]

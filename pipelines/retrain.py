@@ -17,14 +17,12 @@ from fpnas.stages.register import Config as Registration
 from fpnas.stages.tracked import patiently
 from fpnas.storage import Store, connect, home_directory
 from fpnas.tracking import Tracking
+from pipelines.kfp_runs import KFP
 from pipelines.plan import Plan
 from pipelines.run import check, services
 
 if TYPE_CHECKING:
     from fpnas.registry import ModelVersion
-
-KFP = "kfp"
-ENGINES = ("local", "docker", KFP)
 
 _FIGURES: Mapping[str, Callable[[str], Any]] = {
     "top1": float,
@@ -120,7 +118,7 @@ def retrain(
     Args:
         plan: The run.
         start: Runs it to its end, and says where it can be seen.
-        engine: One of :data:`ENGINES`.
+        engine: One of :data:`pipelines.engine.ENGINES`.
         force: Run it whatever is there.
 
     Returns:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fpnas.errors import FpnasError, InputError, closest
+from fpnas.errors import FpnasError
 from pipelines import names
 from pipelines.commands import (
     AccountOption,
@@ -18,9 +18,10 @@ from pipelines.commands import (
     NamespaceOption,
     RootOption,
 )
-from pipelines.kfp_runs import EXPERIMENT, Target, raise_unless_succeeded, submission
+from pipelines.kfp_runs import EXPERIMENT, KFP, Target, raise_unless_succeeded, submission
 from pipelines.options import (
     DataOption,
+    EngineOption,
     JsonOption,
     ModelOption,
     ProfileOption,
@@ -84,9 +85,7 @@ def retrain(
     strategy: StrategyOption = "fpnas",
     seed: SeedOption = 0,
     overrides: SetOption = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="local, docker, or kfp: submit and wait.")
-    ] = "local",
+    engine: EngineOption = "local",
     force: Annotated[bool, typer.Option("--force", help="Even when nothing changed.")] = False,
     summary: Annotated[
         Path | None,
@@ -108,21 +107,16 @@ def retrain(
     The better model becomes the champion by the rule of fpnas run.
     """
     from pipelines import retrain as retraining
+    from pipelines.engine import ENGINES, unknown_engine
     from pipelines.plan import Request, make_plan
     from pipelines.retrain_summary import failure, markdown
 
-    if engine not in retraining.ENGINES:
-        raise InputError(
-            "ENGINE",
-            engine,
-            "cannot retrain",
-            legal=", ".join(retraining.ENGINES),
-            fix=closest(engine, retraining.ENGINES),
-        )
+    if engine not in ENGINES:
+        raise unknown_engine(engine)
     request = Request(space, model, data, profile, strategy, seed, tuple(overrides or ()))
     plan = make_plan(request)
     try:
-        if engine == retraining.KFP:
+        if engine == KFP:
             target = Target(endpoint, experiment, namespace, pipeline_root, service_account)
             start = _on_kfp(plan, target)
         else:

@@ -103,6 +103,8 @@ def test_a_port_in_use_is_refused(tmp_path):
     [
         (("run", "--space", "sa_expandet"), "did you mean sa_expanded"),
         (("run", "--engine", "slurm"), "ENGINE=slurm"),
+        (("doctor", "--engine", "spark"), "ENGINE=spark is not available"),
+        (("run", "--engine", "kfp"), "KF_PIPELINES_ENDPOINT=(empty)"),
         (("compare",), "holds no finished run"),
         (("space", "show", "nothing"), "SPACE=nothing"),
         (("stage", "training", "--config", "a", "--run", "b"), "STAGE=training"),

@@ -260,5 +260,7 @@ def test_the_doctor_says_that_there_is_no_engine(monkeypatch):
 def test_unknown_engines_are_told_where_to_go():
     with pytest.raises(InputError, match="fpnas submit"):
         engine_named("kfp")
+    with pytest.raises(InputError, match="fpnas compile --engine argo"):
+        engine_named("argo")
     with pytest.raises(InputError, match="Legal: local, docker"):
         engine_named("dokcer")

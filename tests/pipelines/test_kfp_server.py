@@ -9,6 +9,7 @@ import pytest
 from fpnas.cli import main
 from fpnas.errors import InputError, ServiceDownError
 from pipelines import commands, kfp_runs
+from pipelines.engine_checks import engine_checks
 from pipelines.kfp_body import cron_of, run_body
 from pipelines.kfp_server import Server
 from pipelines.plan import Request, make_plan
@@ -261,13 +262,49 @@ def ending(stub, state):
 )
 def test_waiting_ends_as_the_run_did(stub, monkeypatch, capsys, state, status, words):
     monkeypatch.setattr(kfp_runs, "server_at", ending(stub, state))
-    monkeypatch.setattr("sys.argv", ["fpnas", "submit", "--endpoint", stub.url, "--wait", "--json"])
+    ended, output, errors = fpnas(
+        "submit", "--endpoint", stub.url, "--wait", "--json", monkeypatch=monkeypatch, capsys=capsys
+    )
+    assert ended == status
+    assert json.loads(output)["state"] == state
+    assert words in errors
+
+
+def fpnas(*words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fpnas", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert (ended.value.code or 0) == status
     output, errors = capsys.readouterr()
-    assert json.loads(output)["state"] == state
-    assert words in " ".join(errors.split())
+    return ended.value.code or 0, output, " ".join(errors.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(("run",), "tiny-t0-"), (("baseline", "mobilenet_v2"), "mobilenet_v2-")]
+)
+def test_one_word_takes_a_run_to_kfp(stub, monkeypatch, capsys, command, name):
+    monkeypatch.setattr(kfp_runs, "server_at", ending(stub, "SUCCEEDED"))
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", stub.url)
+    words = (*command, "--engine", "kfp", "--json")
+    for made in (True, False):
+        status, output, errors = fpnas(*words, monkeypatch=monkeypatch, capsys=capsys)
+        document = json.loads(output)
+        assert (status, document["state"], document["made"]) == (0, "SUCCEEDED", made)
+        assert document["run"].startswith(name)
+        assert "waiting for its end" in errors
+    assert len(stub.things["runs"]) == 1
+
+
+def test_the_doctor_asks_the_server(stub):
+    (found,) = engine_checks("kfp", {"KF_PIPELINES_ENDPOINT": stub.url})
+    assert (found.status, found.detail) == ("ok", "version 2.17.0 at http://127.0.0.1")
+    stub.tag = "2.3.0"
+    (found,) = engine_checks("kfp", {"KF_PIPELINES_ENDPOINT": stub.url})
+    assert found.status == "fail"
+    assert "older than the SDK" in found.detail
+    (found,) = engine_checks("kfp", {})
+    assert (found.status, "port-forward" in found.fix) == ("fail", True)
+    with pytest.raises(InputError, match="ENGINE=spark is not available"):
+        engine_checks("spark", {})
 
 
 def test_a_baseline_is_submitted(stub, capsys):

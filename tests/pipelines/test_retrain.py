@@ -182,7 +182,7 @@ def test_what_fingerprint_says_is_what_retrain_goes_by(site):
 def test_bad_input_is_refused_before_any_work(site):
     runs = site.runs()
     for options, words in (
-        (("--engine", "spark"), "ENGINE=spark cannot retrain"),
+        (("--engine", "spark"), "ENGINE=spark is not available"),
         (("--data", "nowhere"), "DATA=nowhere does not exist"),
     ):
         status, message = site.fails(*site.words(*options))
