@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fpnas.errors import FpnasError, InputError
 from pipelines import kfp_runs, names
-from pipelines.kfp_runs import Target, raise_unless_succeeded, submission, summary
+from pipelines.kfp_runs import Target, failure, submission, summary
 from pipelines.options import (
     BaselineOption,
     DataOption,
@@ -111,8 +111,8 @@ def submit_plan(
         _console.print(f"{ready.name} {words}; waiting for its end", highlight=False)
         run = ready.server.wait(run["run_id"])
     _print(as_json, {**summary(run), "made": made}, run["state"] if wait else words)
-    if wait:
-        raise_unless_succeeded(run)
+    if wait and (error := failure(run)):
+        raise error
 
 
 def status(

@@ -112,15 +112,11 @@ def summary(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def raise_unless_succeeded(run: Mapping[str, Any]) -> None:
-    """Ends the command as an ended run did.
-
-    Raises:
-        StoppedError: It was cancelled.
-        FpnasError: It failed.
-    """
+def failure(run: Mapping[str, Any]) -> FpnasError | None:
+    """The error of a run that has ended without success."""
     told = summary(run)
     if told["state"] == "CANCELED":
-        raise StoppedError(f"{told['run']} was cancelled; submitting it again goes on")
+        return StoppedError(f"{told['run']} was cancelled; submitting it again goes on")
     if told["state"] == "FAILED":
-        raise FpnasError(f"{told['run']} failed: {told['error'] or 'see fpnas status'}")
+        return FpnasError(f"{told['run']} failed: {told['error'] or 'see fpnas status'}")
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fpnas.data.sources import BUILT_IN, locate
@@ -70,6 +70,21 @@ class State:
         return self.current.differences(before)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A run of the pipeline that has ended.
+
+    Attributes:
+        links: Where it can be seen.
+        adopted: It was under way before, perhaps with other code.
+        failure: Of an adopted run, which says nothing of the code that is here.
+    """
+
+    links: Mapping[str, str] = field(default_factory=dict)
+    adopted: bool = False
+    failure: FpnasError | None = None
+
+
 def look(plan: Plan, store: Store) -> State:
     """Computes the fingerprint, and finds the champion and the version with this fingerprint.
 
@@ -111,13 +126,13 @@ def fingerprint(plan: Plan) -> dict[str, Any]:
 
 
 def retrain(
-    plan: Plan, start: Callable[[], Mapping[str, str]], engine: str, *, force: bool = False
+    plan: Plan, start: Callable[[], Ended], engine: str, *, force: bool = False
 ) -> dict[str, Any]:
     """Runs the pipeline unless a version was made of the same before.
 
     Args:
         plan: The run.
-        start: Runs it to its end, and says where it can be seen.
+        start: Runs it to its end, or waits for one of the same name that is under way.
         engine: One of :data:`pipelines.engine.ENGINES`.
         force: Run it whatever is there.
 
@@ -129,8 +144,9 @@ def retrain(
         FpnasError: The run failed, was stopped, or did not make what was asked for.
     """
     with services(home_directory()) if engine != KFP else contextlib.nullcontext():
+        store = connect()
         if engine != KFP:
-            check(plan.configs, connect())
+            check(plan.configs, store)
         elif not os.environ.get("MLFLOW_TRACKING_URI"):
             raise InputError(
                 "MLFLOW_TRACKING_URI",
@@ -138,7 +154,9 @@ def retrain(
                 "does not say where the cluster registers its models",
                 fix="give the address of the MLflow server that the pods use",
             )
-        before = look(plan, connect())
+        else:
+            store.check_readable()
+        before = look(plan, store)
         document = {
             "engine": engine,
             "run": plan.info.run_id,
@@ -149,9 +167,20 @@ def retrain(
         }
         if not document["retrained"]:
             return {**document, **_unchanged(before)}
-        links = start()
-        after = patiently(lambda: look(plan, connect()), 60.0, f"fpnas register {plan.info.run_id}")
+        after, links = _run(plan, start)
         return {**document, **_decision(before, after), "links": {**_pages(after), **links}}
+
+
+def _run(plan: Plan, start: Callable[[], Ended]) -> tuple[State, Mapping[str, str]]:
+    """Runs it, and once more where a run with other code was under way."""
+    for _ in range(2):
+        ended = start()
+        after = patiently(lambda: look(plan, connect()), 60.0, f"fpnas register {plan.info.run_id}")
+        if after.same is not None or not ended.adopted:
+            break
+    if ended.failure is not None:
+        raise ended.failure
+    return after, ended.links
 
 
 def description(state: State) -> dict[str, Any]:

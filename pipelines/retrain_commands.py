@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fpnas.errors import FpnasError
+from fpnas.errors import FpnasError, StoppedError
 from pipelines import names
 from pipelines.commands import (
     AccountOption,
@@ -18,7 +18,8 @@ from pipelines.commands import (
     NamespaceOption,
     RootOption,
 )
-from pipelines.kfp_runs import EXPERIMENT, KFP, Target, raise_unless_succeeded, submission
+from pipelines.kfp_runs import EXPERIMENT, KFP, Target, submission
+from pipelines.kfp_runs import failure as failed
 from pipelines.options import (
     DataOption,
     EngineOption,
@@ -34,6 +35,7 @@ from pipelines.options import (
 
 if TYPE_CHECKING:
     from pipelines.plan import Plan, Request
+    from pipelines.retrain import Ended
 
 _console = Console(stderr=True)
 
@@ -133,25 +135,30 @@ def retrain(
         typer.echo(text, nl=False)
 
 
-def _here(request: Request, engine: str) -> Callable[[], Mapping[str, str]]:
-    def start() -> Mapping[str, str]:
+def _here(request: Request, engine: str) -> Callable[[], Ended]:
+    def start() -> Ended:
+        from pipelines.retrain import Ended
         from pipelines.run import run
 
-        return {"report": run(request, _console, engine)["report"]}
+        return Ended({"report": run(request, _console, engine)["report"]})
 
     return start
 
 
-def _on_kfp(plan: Plan, target: Target) -> Callable[[], Mapping[str, str]]:
+def _on_kfp(plan: Plan, target: Target) -> Callable[[], Ended]:
     """Checks what can be checked before; what it returns submits the run and waits for its end."""
     ready = submission(plan, target)
 
-    def start() -> Mapping[str, str]:
+    def start() -> Ended:
+        from pipelines.retrain import Ended
+
         # A run of this name may have succeeded with other code or pictures.
         run, made = ready.start(again=True)
         _console.print("made" if made else "was there", run["run_id"], highlight=False)
-        raise_unless_succeeded(ready.server.wait(run["run_id"]))
-        return {}
+        error = failed(ready.server.wait(run["run_id"]))
+        if error is not None and (made or isinstance(error, StoppedError)):
+            raise error
+        return Ended(adopted=not made, failure=error)
 
     return start
 

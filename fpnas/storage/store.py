@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 _SINGLE_PUT_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
 _STREAM_ATTEMPTS = 3
+_CHECK_ERRORS = (
+    botocore.exceptions.ClientError,
+    botocore.exceptions.BotoCoreError,
+    *STREAM_ERRORS,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,18 @@ class Store:
         """Returns the full ``s3://`` address of a key."""
         return f"s3://{self.bucket}/{self._full(key)}"
 
+    def check_readable(self) -> None:
+        """Proves that objects can be listed here, and leaves nothing.
+
+        Raises:
+            InputError: As :meth:`check`.
+        """
+        client = self.connection.client(max_attempts=2)
+        try:
+            client.list_objects_v2(Bucket=self.bucket, Prefix=self._full("probes/"), MaxKeys=1)
+        except _CHECK_ERRORS as error:
+            raise_check_error(error, self.connection, self.bucket, "list objects")
+
     def check(self) -> None:
         """Proves that objects can be listed, written, read and deleted here.
 
@@ -94,22 +111,17 @@ class Store:
             InputError: Naming S3_ENDPOINT_URL (it does not answer), AWS_ACCESS_KEY_ID (no keys,
                 or the wrong ones) or FPNAS_STORAGE (no such bucket, or not writable).
         """
+        self.check_readable()
         client = self.connection.client(max_attempts=2)
         probe = self._full(f"probes/{uuid.uuid4().hex}")
-        action = "list objects"
+        action = "write objects"
         try:
-            client.list_objects_v2(Bucket=self.bucket, Prefix=probe, MaxKeys=1)
-            action = "write objects"
             client.put_object(Bucket=self.bucket, Key=probe, Body=b"probe")
             action = "read objects"
             body = client.get_object(Bucket=self.bucket, Key=probe)["Body"].read()
             action = "delete objects"
             client.delete_object(Bucket=self.bucket, Key=probe)
-        except (
-            botocore.exceptions.ClientError,
-            botocore.exceptions.BotoCoreError,
-            *STREAM_ERRORS,
-        ) as error:
+        except _CHECK_ERRORS as error:
             raise_check_error(error, self.connection, self.bucket, action)
         if body != b"probe":
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from fpnas import cli, tracking
 from fpnas.errors import ServiceDownError
@@ -37,10 +38,17 @@ class Cloud:
 
     def end_runs(self, _):
         for run in self.stub.things["runs"]:
-            if run["state"] == "PENDING" and self.registers:
-                self.registers()
-            run["state"] = self.state
-            run["error"] = {"message": "out of memory"} if self.state == "FAILED" else {}
+            if run["state"] == "PENDING":
+                if self.registers:
+                    self.registers()
+                run["state"] = self.state
+                run["error"] = {"message": "out of memory"} if self.state == "FAILED" else {}
+
+    def begin(self, *overrides):
+        """A run that somebody started before, with older code."""
+        name = make_plan(Request(overrides=overrides)).info.run_id
+        run = {"run_id": "older", "display_name": name, "state": "PENDING"}
+        self.stub.things["runs"].append(run)
 
     def register(self, top1, *overrides, champion=True):
         """Registers what the stage register would, without a model."""
@@ -73,8 +81,26 @@ class Cloud:
         return status, json.loads(output) if output else None, " ".join(errors.split())
 
 
+@pytest.fixture(scope="module")
+def storage():
+    """The environment of an S3 server, which has the bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environ = {
+        "S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    connect(environ).create_bucket()
+    yield environ
+    server.stop()
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
+def cloud(tmp_path, monkeypatch, storage):
+    for name, value in storage.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("FPNAS_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'registry.db'}")
     cloud = Cloud(tmp_path, monkeypatch)
@@ -133,6 +159,45 @@ def test_images_of_other_code_are_noticed(cloud, capsys):
     assert status == 1
     assert "no version with the fingerprint" in errors
     assert "build and push them" in errors
+
+
+@pytest.mark.parametrize("ended", ["SUCCEEDED", "FAILED"])
+def test_a_run_with_older_code_is_waited_for_and_followed_by_one_more(cloud, capsys, ended):
+    cloud.register(0.5)
+    change = "recipe.epochs=26"
+    cloud.begin(change)
+
+    def register():
+        cloud.state = ended if len(cloud.stub.things["runs"]) == 1 else "SUCCEEDED"
+        if len(cloud.stub.things["runs"]) == 2:
+            cloud.register(0.6, change)
+
+    cloud.registers = register
+    status, document, _ = cloud.retrain("--set", change, capsys=capsys)
+    assert (status, document["promoted"]) == (0, True)
+    assert len(cloud.stub.things["runs"]) == 2
+
+
+def test_a_run_under_way_that_makes_what_is_asked_for_is_the_only_one(cloud, capsys):
+    cloud.begin()
+    cloud.registers = lambda: cloud.register(0.5)
+    assert cloud.retrain(capsys=capsys)[0] == 0
+    assert len(cloud.stub.things["runs"]) == 1
+
+
+def test_no_run_is_made_in_place_of_one_that_was_cancelled(cloud, capsys):
+    cloud.begin()
+    cloud.state = "CANCELED"
+    assert cloud.retrain(capsys=capsys)[0] == 75
+    assert len(cloud.stub.things["runs"]) == 1
+
+
+def test_without_storage_nothing_is_submitted(cloud, capsys, monkeypatch):
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    status, _, errors = cloud.retrain(capsys=capsys)
+    assert status == 2
+    assert "S3_ENDPOINT_URL=http://127.0.0.1:9" in errors
+    assert cloud.stub.posts == []
 
 
 def test_other_code_is_run_again_under_the_same_name(cloud, capsys, monkeypatch):

@@ -125,3 +125,12 @@ def test_keys_that_expire_on_the_way_are_told_from_a_storage_that_fails(
     assert advice in str(caught.value)
     assert "run again" in str(caught.value)
     assert caught.value.exit_status == 1
+
+
+def test_keys_that_may_only_read_are_enough_to_read(store, monkeypatch):
+    client = store.connection.client()
+    fail_calls(client, "PutObject", "AccessDenied")
+    monkeypatch.setattr(type(store.connection), "client", lambda self, max_attempts=5: client)
+    store.check_readable()
+    with pytest.raises(InputError, match="AccessDenied"):
+        store.check()
