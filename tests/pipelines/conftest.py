@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .kfp_stub import Stub
 
 SPACE = """
 name: nano
@@ -114,6 +117,14 @@ class Workplace:
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         return done.returncode, " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """KFP's API."""
+    stub = Stub()
+    yield stub
+    stub.close()
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from fpnas.errors import FpnasError, InputError, ServiceDownError
 from pipelines import commands
 from pipelines.pods import Cluster
 
-from .kfp_stub import Stub
-
 NAME = "tiny-t0-abc"
 RUN = {
     "run_id": "5f0c",
@@ -69,13 +67,11 @@ def refusals():
 
 
 @pytest.fixture
-def kfp():
+def kfp(stub):
     """A KFP that has the run."""
-    stub = Stub()
     stub.things["experiments"].append({"display_name": "fpnas", "experiment_id": "e"})
     stub.things["runs"].append(RUN)
-    yield stub
-    stub.close()
+    return stub
 
 
 @pytest.fixture
