@@ -127,6 +127,22 @@ def test_a_teacher_whose_classes_are_noise_is_an_error(pictures, tmp_path, store
     assert not list((tmp_path / "model").iterdir())
 
 
+def test_a_teacher_of_another_range_is_found_by_its_accuracy(pictures, tmp_path, store):
+    trained, _, _ = run(pictures, tmp_path / "first", store, teacher="wider")
+    network, info = load_model(trained)
+    card = ModelCard(tuple(c["key"] for c in info["classes"]), 16, architecture=str(ARCHITECTURE))
+    path = tmp_path / "model.safetensors"
+    for scale in (1, 255):  # inputs from 0 to 1 as they are given, or to 255
+        mean, std = ([scale * value for value in info[name]] for name in ("mean", "std"))
+        save_classifier(Classifier(network, mean, std), path, card)
+        if scale == 1:
+            artifact, _, _ = run(pictures, tmp_path / "right", store, teacher=f"local:{path}")
+            assert artifact.read_json("model.json")["teacher"]["top1"] > 0.9
+        else:
+            with pytest.raises(FpnasError, match=r"Its preprocessing \(range, mean and std"):
+                run(pictures, tmp_path / "wrong", store, teacher=f"local:{path}")
+
+
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
