@@ -39,7 +39,7 @@ class InputError(FpnasError, ValueError):
         message = f"{field}={value} {problem}."
         if legal:
             message += f" Legal: {legal}."
-        super().__init__(f"{message} Fix: {fix}.")
+        super().__init__(f"{message} Fix: {fix}" if fix.endswith("?") else f"{message} Fix: {fix}.")
 
 
 class DivergedError(FpnasError):
