@@ -57,9 +57,10 @@ class ComparedRun:
         return str(self.row["run"])
 
     @property
-    def top1(self) -> float:
-        """Of its better model."""
-        return max(float(self.row["top1"]), float(self.row.get("distilled_top1") or 0.0))
+    def point(self) -> ModelPoint:
+        """Its models in a figure of accuracy against MACs."""
+        distilled = self.row.get("distilled_top1")
+        return ModelPoint(self.name, self.row["macs"], float(self.row["top1"]), distilled)
 
 
 def render_comparison(runs: Sequence[ComparedRun], links: Mapping[str, str]) -> str:
@@ -109,17 +110,21 @@ def _headings(table: pd.DataFrame) -> list[tuple[str, bool]]:
 def _accuracy(runs: Sequence[ComparedRun], *, published: bool) -> Picture:
     points: dict[str, list[ModelPoint]] = {}
     for run in runs:
-        points.setdefault(run.pictures, []).append(ModelPoint(run.name, run.row["macs"], run.top1))
-    alt = "Top-1 against MACs: " + "; ".join(
-        f"{run.name} {format_percent(run.top1)} at {format_macs(run.row['macs'])}" for run in runs
-    )
-    caption = "Accuracy against cost, the better model of each run"
+        points.setdefault(run.pictures, []).append(run.point)
+    alt = "Top-1 against MACs: " + "; ".join(map(_in_words, (run.point for run in runs)))
+    caption = "Accuracy against cost: trained from scratch, and distilled in outline"
     if published:
         caption = (
             "The same beside published results of the FP-NAS paper, in grey: ImageNet, trained "
-            "from scratch without distillation. They compare only with runs on ImageNet"
+            "from scratch without distillation, as our filled points are. They compare only with "
+            "runs on ImageNet"
         )
     return Picture.of(accuracy_cost(points, published), f"{alt}.", caption)
+
+
+def _in_words(point: ModelPoint) -> str:
+    distilled = f", {format_percent(point.distilled)} distilled" if point.distilled else ""
+    return f"{point.name} {format_percent(point.top1)} at {format_macs(point.macs)}{distilled}"
 
 
 def _curves(runs: Sequence[ComparedRun]) -> Picture | None:

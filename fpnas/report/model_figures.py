@@ -105,7 +105,8 @@ def accuracy_cost(points: Mapping[str, Sequence[ModelPoint]], published: bool) -
 
     Args:
         points: The models of this project, by the pictures that they were measured on: a colour
-            each, since accuracies on different pictures say nothing of each other.
+            each, since accuracies on different pictures say nothing of each other. What
+            distillation gave is drawn above or below a model, in outline.
         published: Also draw :data:`fpnas.report.published.PUBLISHED`, in grey and named so.
 
     Raises:
@@ -130,10 +131,13 @@ def accuracy_cost(points: Mapping[str, Sequence[ModelPoint]], published: bool) -
         groups.append((PUBLISHED, marker, {"color": MUTED, "fontsize": 7.5}))
     for models, marker, _ in groups:
         axis.scatter([m.macs / 1e6 for m in models], [100 * m.top1 for m in models], **marker)  # type: ignore[arg-type]
+        _draw_distilled(axis, models, str(marker["color"]))
     _set_limits(axis, [model for models, _, _ in groups for model in models])
     axis.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
     axis.xaxis.set_minor_locator(NullLocator())
+    if any(model.distilled is not None for models in points.values() for model in models):
+        axis.scatter([], [], facecolor="none", edgecolor=MUTED, s=45, label="distilled")
     axis.legend(loc="lower right", fontsize=9)
     figure.draw_without_rendering()  # the labels are placed by their sizes on the final axis
     _place_labels(axis, [(model, text) for models, _, text in groups for model in models])
@@ -141,9 +145,18 @@ def accuracy_cost(points: Mapping[str, Sequence[ModelPoint]], published: bool) -
     return figure
 
 
+def _draw_distilled(axis: Axes, models: Sequence[ModelPoint], colour: str) -> None:
+    for model in models:
+        if model.distilled is not None:
+            x, pair = model.macs / 1e6, [100 * model.top1, 100 * model.distilled]
+            axis.plot([x, x], pair, color=colour, linewidth=1.0, zorder=2)
+            axis.scatter(x, pair[1], facecolor="white", edgecolor=colour, s=45, zorder=4)
+
+
 def _set_limits(axis: Axes, models: Sequence[ModelPoint]) -> None:
     """Leaves room for the names, and shows at least a factor of 3 and 4 points of accuracy."""
-    macs, top1 = [m.macs / 1e6 for m in models], [100 * m.top1 for m in models]
+    macs = [m.macs / 1e6 for m in models]
+    top1 = [100 * value for m in models for value in m.scores]
     room = max(1.3, (3 * min(macs) / max(macs)) ** 0.5)
     axis.set_xlim(min(macs) / room, max(macs) * room)
     room = max(0.08 * (max(top1) - min(top1)), (4 - max(top1) + min(top1)) / 2)
@@ -180,8 +193,9 @@ def _place_labels(axis: Axes, labels: Iterable[tuple[ModelPoint, dict[str, objec
     legend = axis.get_legend()
     taken = [legend.get_window_extent(renderer)] if legend else []
     for model, _ in labels:
-        x, y = axis.transData.transform((model.macs / 1e6, 100 * model.top1))
-        taken.append(Bbox.from_extents(x - 4, y - 4, x + 4, y + 4))
+        ends = axis.transData.transform([(model.macs / 1e6, 100 * top1) for top1 in model.scores])
+        (left, low), (right, high) = ends.min(axis=0) - 4, ends.max(axis=0) + 4
+        taken.append(Bbox.from_extents(left, low, right, high))
     for model, text in labels:
         best: tuple[int, int] | None = None
         tried: list[Annotation] = []

@@ -17,12 +17,19 @@ class ModelPoint:
     Attributes:
         name: What to call it.
         macs: Multiply-accumulates for one picture.
-        top1: Share of pictures classified correctly, 0 to 1.
+        top1: Share of pictures classified correctly, 0 to 1, after training from scratch.
+        distilled: The same with a teacher; None without.
     """
 
     name: str
     macs: float
     top1: float
+    distilled: float | None = None
+
+    @property
+    def scores(self) -> list[float]:
+        """Both accuracies, or the one that there is."""
+        return [self.top1] if self.distilled is None else [self.top1, self.distilled]
 
 
 PUBLISHED: tuple[ModelPoint, ...] = tuple(

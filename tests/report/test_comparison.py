@@ -84,7 +84,7 @@ def test_searched_runs_and_a_baseline():
     assert "All were measured on digits (ab)" in text
     alts = [picture["alt"] for picture in page.all("img")]
     assert len(alts) == 4  # two of accuracy, curves, one architecture
-    assert "small 60.0 % at 2.0 M; resnet18 70.0 % at 5.0 M" in alts[0]
+    assert "small 50.0 % at 2.0 M, 60.0 % distilled; resnet18 70.0 % at 5.0 M" in alts[0]
     assert "in grey: ImageNet" in text
     assert [a["href"] for a in page.all("a") if "#/" in a["href"]] == ["http://h/#/compare-runs"]
     assert not [a for a in page.all("a") if a["href"].startswith("javascript")]

@@ -267,6 +267,18 @@ def test_published_points_are_drawn_only_when_asked_for():
     assert len(near.axes[0].texts) == 1 + len(PUBLISHED)
 
 
+def test_what_distillation_gave_is_drawn_in_outline():
+    models = [ModelPoint("a", 60e6, 0.5, 0.6), ModelPoint("b", 30e6, 0.55)]
+    axis = accuracy_cost({"digits": models}, published=False).axes[0]
+    assert legend_texts(axis) == ["digits", "distilled"]
+    (line,) = axis.get_lines()
+    assert np.allclose(line.get_xydata(), [[60, 50], [60, 60]])
+    drawn = {c.get_label(): c.get_offsets().tolist() for c in axis.collections}
+    assert np.allclose(drawn["digits"], [[60, 50], [30, 55]])
+    low, high = axis.get_ylim()
+    assert low < 50 < 60 < high
+
+
 @pytest.mark.parametrize("macs", [60e6, 1e6])
 def test_names_of_points_do_not_cover_each_other(macs):
     figure = accuracy_cost({"digits": [ModelPoint("mine", macs, 0.68)]}, published=True)
