@@ -1,6 +1,6 @@
 """Runs whole pipelines in fresh homes and records what they found and what they cost.
 
-    python benchmarks/pipeline_runs.py [--images FOLDER] [--home FOLDER]
+    python benchmarks/pipeline_runs.py [--images FOLDER] [--home FOLDER] [--runs NAME ...]
 
 Writes ``results/pipeline_runs.csv``: one row a run, with the commit, the machine and the versions.
 The run on images is left out when no folder is given; rows of other runs stay.
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, help="tiny-imagenet-25, extracted")
     parser.add_argument("--home", type=Path, help="new folder that keeps the runs")
+    parser.add_argument("--runs", nargs="*", help="some of the runs, by their names")
     arguments = parser.parse_args()
     if arguments.home and arguments.home.exists():
         parser.error(f"--home {arguments.home} exists: the runs must start in a new folder")
@@ -80,6 +81,8 @@ def main() -> None:
     if arguments.images:
         images = ["--space", "tiny", "--data", str(arguments.images), "--profile", "laptop"]
         runs["tiny tiny-imagenet-25 laptop"] = images
+    if arguments.runs is not None:
+        runs = {name: options for name, options in runs.items() if name in arguments.runs}
     machine = {
         "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
