@@ -35,10 +35,12 @@ def test_two_processes_find_what_one_finds(bench, dataset):
 
 
 def test_a_companion_that_dies_stops_the_stage_which_can_be_resumed(bench, dataset):
-    long = search_config(num_processes=2, search={"num_steps": 100_000})
-    process = bench.start("coarse", long, dataset=dataset)
+    # Unlike any other test's: a stopped stage leaves its checkpoints, which tests of one process
+    # share, and this one waits for files that were not there.
+    long = search_config(num_processes=2, search={"num_steps": 100_001})
     checkpoints = bench.folder / "s3" / "fpnas" / "checkpoints"
     before = set(checkpoints.rglob("b.safetensors"))
+    process = bench.start("coarse", long, dataset=dataset)
     deadline = time.monotonic() + 900  # far beyond what a busy machine takes
     # The two sides are written in turn: the first one was whole before the second one began.
     while not set(checkpoints.rglob("b.safetensors")) - before:
